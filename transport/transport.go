@@ -1,0 +1,127 @@
+// Package transport is the contract between the programs that talk and the ways of talking: what a connection, a stream
+// and an error are, whatever carries them.
+//
+// # The contract
+//
+// A [Transport] dials and listens. Either way gives a [Conn]: an encrypted connection whose two ends have proved their
+// IDs. A Conn carries [Stream]s, and a Stream is a [net.Conn] that can also be half-closed and reset with a code.
+// SPEC.md, section "transport", says clause by clause what every method promises; package conformance checks a transport
+// against it.
+//
+// # Waiting
+//
+// A context bounds waiting to get something: a connection, a stream. A deadline bounds Read and Write on a stream. When a
+// context ends and its result is ready too, the result wins. Every wait also ends when the thing waited on is closed.
+//
+// # Errors
+//
+// An end that somebody chose is a [*CloseError] (of a connection) or a [*ResetError] (of a stream): both say the code
+// and which side chose it, and errors.Is matches them against a [Code]. An end that nobody chose is a [*LostError]. What
+// this side has closed answers with errors that are [net.ErrClosed]; a passed deadline is [os.ErrDeadlineExceeded].
+package transport
+
+import (
+	"context"
+	"net"
+
+	"github.com/Blockchain-CN/pheromones/identity"
+)
+
+// Transport is one way of reaching peers. Its implementations are checked by conformance.TestTransport. All methods may
+// be called at once from any goroutine.
+type Transport interface {
+	// Dial connects to addr. It returns when the peer has proved its ID, or when it cannot, or when ctx ends. If
+	// addr.Peer is set the peer must prove to be it; else any peer will do, and Info tells which one it was. The scheme
+	// must be that of Traits. A failure is an *OpError. The peer may still refuse us after Dial has returned: then the
+	// connection ends and its streams say why.
+	Dial(ctx context.Context, addr Addr) (Conn, error)
+	// Listen accepts connections at addr, whose Peer is ignored or ours. Port 0 means any free one. ctx bounds the call,
+	// not the listener. A failure is an *OpError.
+	Listen(ctx context.Context, addr Addr) (Listener, error)
+	// Traits returns what distinguishes this transport. It never changes.
+	Traits() Traits
+	// Close closes the listeners and connections of the transport, each connection with CodeShutdown, and returns when
+	// everything that the transport started has ended. Later calls, and calls under way, fail with net.ErrClosed.
+	Close() error
+}
+
+// Traits are what a user of any transport may have to know of it.
+type Traits struct {
+	// Scheme is the scheme of the transport's addresses.
+	Scheme string
+	// OneStream says that a connection carries one stream, opened by the side that dialled, and ends with it. Opening a
+	// second stream, or one from the accepting side, fails with errors.ErrUnsupported.
+	OneStream bool
+}
+
+// Listener accepts the connections that peers dial. All methods may be called at once from any goroutine.
+type Listener interface {
+	// Accept returns the next connection whose handshake is done. It waits until there is one, ctx ends, or the listener
+	// or its transport is closed. Connections whose handshake fails or takes too long are never seen here.
+	Accept(ctx context.Context) (Conn, error)
+	// Addr returns the address the listener is bound to, with its real port and our ID.
+	Addr() Addr
+	// Close stops accepting. Connections already accepted live on; those not yet accepted are closed with CodeRefused.
+	// Closing twice is no error.
+	Close() error
+}
+
+// Conn is a connection between two peers that have proved their IDs. All methods may be called at once from any
+// goroutine.
+type Conn interface {
+	// OpenStream opens a stream. It waits, while the peer has as many of our streams as it admits, until it may, ctx
+	// ends, or the connection ends. The peer sees the stream at its first Write, CloseWrite or Reset at the latest.
+	OpenStream(ctx context.Context) (Stream, error)
+	// AcceptStream returns the next stream that the peer opened, in the order it opened them as far as the network keeps
+	// it. It waits until there is one, ctx ends, or the connection ends.
+	AcceptStream(ctx context.Context) (Stream, error)
+	// Info describes the connection.
+	Info() Info
+	// Context ends when the connection does; context.Cause then is a *CloseError or a *LostError.
+	Context() context.Context
+	// CloseWithError ends the connection and all its streams at once; what was written but not yet read may be lost. The
+	// other side's calls fail with a *CloseError that carries code and reason; a reason beyond MaxReason bytes is cut.
+	// It returns soon, whatever the peer does, and closing an ended connection is no error and changes nothing.
+	CloseWithError(code Code, reason string) error
+}
+
+// MaxReason bounds, in bytes, the reason of a CloseWithError.
+const MaxReason = 512
+
+// Info describes a connection.
+type Info struct {
+	LocalPeer, RemotePeer identity.ID
+	LocalAddr, RemoteAddr Addr // with the peer's ID; the remote port of an accepted connection need not be one that listens
+	Dialer                bool // whether this side dialled
+	Resumed               bool // whether the handshake resumed an earlier session instead of paying for a new one
+}
+
+// Stream is an ordered, reliable flow of bytes in both directions. Reading and writing are independent of each other and
+// any method may be called at once from any goroutine; bytes of concurrent Writes are not interleaved.
+//
+// Addresses are of type Addr. Read returns io.EOF when, and only when, the peer has ended its side by CloseWrite or Close
+// and all bytes before that were read. Write copies its bytes or has sent them when it returns: the slice stays the
+// caller's. While the peer does not read, Write blocks once a bounded number of bytes is under way.
+type Stream interface {
+	// Conn's Close ends both directions for this side: what was written is still delivered, followed by io.EOF; what was
+	// not read is dropped, and the peer's writes fail, with CodeClosed. Calls under way and later ones fail with
+	// net.ErrClosed. Closing again is no error.
+	net.Conn
+	// CloseWrite ends the direction towards the peer, which reads io.EOF after the data. Later Writes fail with
+	// net.ErrClosed, later calls are no error, and reading goes on as before.
+	CloseWrite() error
+	// Reset ends both directions at once and drops what is under way. The peer's reads and writes fail with a *ResetError
+	// that carries code and says Remote; ours, under way and later, with one that does not. A stream that is already
+	// closed in both directions, or reset, stays as it is; that is no error.
+	Reset(code Code) error
+}
+
+// DatagramConn is the optional ability of a Conn to carry datagrams: unordered, unreliable, at most once.
+type DatagramConn interface {
+	// SendDatagram sends p, which stays the caller's. It does not wait for delivery. It fails if p is larger than the path
+	// carries at the moment, and when the connection has ended.
+	SendDatagram(p []byte) error
+	// ReceiveDatagram returns the next datagram, which is the caller's. It waits until there is one, ctx ends, or the
+	// connection ends.
+	ReceiveDatagram(ctx context.Context) ([]byte, error)
+}
