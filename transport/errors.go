@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // Code says why a connection was closed or a stream reset. It travels to the other side. Codes below CodeUser are the
@@ -142,4 +144,18 @@ func (e *OpError) Temporary() bool { return false }
 func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
+}
+
+// CutReason returns reason cut to at most MaxReason bytes, at the beginning of a rune, and with invalid UTF-8 replaced:
+// what a transport sends of the reason of a CloseWithError.
+func CutReason(reason string) string {
+	reason = strings.ToValidUTF8(reason, "\uFFFD")
+	if len(reason) <= MaxReason {
+		return reason
+	}
+	n := MaxReason
+	for !utf8.RuneStart(reason[n]) {
+		n--
+	}
+	return reason[:n]
 }
