@@ -1,0 +1,171 @@
+// Package outq has the way out of a connection: a queue of bytes that never makes its callers wait. While one write is under
+// way what comes next gathers, and leaves in one piece.
+package outq
+
+import (
+	"io"
+	"sync"
+)
+
+// Queue gathers bytes for a writer. A goroutine writes them as long as there are any; none runs while the queue is empty.
+// All methods may be called at once from any goroutine.
+//
+// Nothing in Queue bounds it: callers ask [Queue.Room] before they add what can wait, and add what cannot (a few bytes of
+// control) without asking.
+type Queue struct {
+	w      io.Writer
+	mark   int
+	failed func(error) // called without mu
+
+	mu      sync.Mutex
+	idle    sync.Cond // broadcast when writing turns false
+	buf     []byte    // whole frames, in order
+	spare   []byte    // the buffer of the write before, for reuse
+	writing bool      // the writer's goroutine runs
+	waiting []func()  // to be called once there is room
+	err     error     // what Append returns
+	last    func()    // to be called, by the writer's goroutine, when everything is written
+}
+
+// retain is how large a buffer an idle queue may keep.
+const retain = 4 << 10
+
+// New returns a queue that writes to w, has room while fewer than mark bytes wait, and reports the first error of w to failed.
+// After an error nothing more is written.
+func New(w io.Writer, mark int, failed func(error)) *Queue {
+	q := &Queue{w: w, mark: mark, failed: failed}
+	q.idle.L = &q.mu
+	return q
+}
+
+// Append queues the parts, one after the other, and returns at once. It copies them. It fails after [Queue.Close] and after
+// an error of the writer.
+func (q *Queue) Append(parts ...[]byte) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err != nil {
+		return q.err
+	}
+	for _, p := range parts {
+		q.buf = append(q.buf, p...)
+	}
+	q.start()
+	return nil
+}
+
+// start makes sure that the writer's goroutine runs, with mu held.
+func (q *Queue) start() {
+	if !q.writing {
+		q.writing = true
+		go q.write()
+	}
+}
+
+// Room reports whether less than the mark is queued. If not, it will call wake once when there is, or when the queue has
+// ended. wake is called without locks and must not block; it may be called when there is room no longer.
+func (q *Queue) Room(wake func()) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.buf) < q.mark || q.err != nil {
+		return true
+	}
+	q.waiting = append(q.waiting, wake)
+	return false
+}
+
+// Close drops what has not begun to be written, queues final behind the rest and ends the queue: Append now fails with err.
+// When final is written, or cannot be, last is called. Only the first call counts.
+func (q *Queue) Close(err error, final []byte, last func()) {
+	q.end(err, last, func() { q.buf = append(q.buf[:0], final...) })
+}
+
+// Finish is Close without dropping anything.
+func (q *Queue) Finish(err error, last func()) { q.end(err, last, func() {}) }
+
+func (q *Queue) end(err error, last func(), edit func()) {
+	q.mu.Lock()
+	if q.last != nil {
+		q.mu.Unlock()
+		return
+	}
+	q.last = last
+	if q.err == nil {
+		q.err = err
+		edit()
+	}
+	waiting := q.waiting
+	q.waiting = nil
+	q.start()
+	q.mu.Unlock()
+	wakeAll(waiting)
+}
+
+// Wait returns when nothing is queued or being written.
+func (q *Queue) Wait() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.writing {
+		q.idle.Wait()
+	}
+}
+
+// write is the writer's goroutine.
+func (q *Queue) write() {
+	q.mu.Lock()
+	for len(q.buf) > 0 {
+		out := q.buf
+		q.buf, q.spare = q.spare[:0], nil
+		waiting := q.waiting
+		q.waiting = nil
+		q.mu.Unlock()
+		wakeAll(waiting)
+		_, err := q.w.Write(out)
+		if err != nil {
+			q.fail(err)
+			q.mu.Lock()
+			break
+		}
+		q.mu.Lock()
+		q.spare = out
+	}
+	if cap(q.buf) > retain {
+		q.buf = nil
+	}
+	q.spare = nil
+	last := q.last
+	if last != nil {
+		q.last = func() {}
+	}
+	q.mu.Unlock()
+	if last != nil {
+		last()
+	}
+	q.mu.Lock()
+	q.writing = false
+	again := len(q.buf) > 0
+	if again {
+		q.start()
+	} else {
+		q.idle.Broadcast()
+	}
+	q.mu.Unlock()
+}
+
+func (q *Queue) fail(err error) {
+	q.mu.Lock()
+	if q.err == nil {
+		q.err = err
+	}
+	q.buf = nil
+	waiting := q.waiting
+	q.waiting = nil
+	q.mu.Unlock()
+	wakeAll(waiting)
+	q.failed(err)
+}
+
+func wakeAll(waiting []func()) {
+	for _, wake := range waiting {
+		wake()
+	}
+}

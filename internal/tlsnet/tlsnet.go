@@ -1,0 +1,248 @@
+// Package tlsnet is what the transports over TCP have in common: dialling, listening and handshakes of TLS 1.3 between peers
+// that prove their IDs, with the bounds that keep silent and hostile strangers from using a listener up.
+package tlsnet
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// Config says what the two transports over TCP do differently, and what their users chose.
+type Config struct {
+	Scheme string
+	ALPN   string
+	// Wrap makes a transport's connection of a finished handshake. It must not block.
+	Wrap func(raw *tls.Conn, info transport.Info) Conn
+
+	HandshakeTimeout time.Duration // from the first byte to the last of a handshake, on either side; 0 means 10 s
+	MaxHandshakes    int           // under way at once at a listener; 0 means 256
+	Backlog          int           // connections that wait to be accepted; 0 means 128
+	Sessions         int           // TLS sessions remembered for resumption; 0 means 1024, negative none
+}
+
+func (c *Config) handshakeTimeout() time.Duration {
+	return orDefault(c.HandshakeTimeout, 10*time.Second)
+}
+func (c *Config) maxHandshakes() int { return orDefault(c.MaxHandshakes, 256) }
+func (c *Config) backlog() int       { return orDefault(c.Backlog, 128) }
+
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
+}
+
+// Conn is a transport's connection.
+type Conn interface {
+	transport.Conn
+	// Done is closed when the connection has ended and all of its goroutines have.
+	Done() <-chan struct{}
+}
+
+// Transport dials and listens. It has the methods of [transport.Transport] but Traits. It is safe for concurrent use.
+type Transport struct {
+	cfg      Config
+	key      identity.Key
+	server   *tls.Config
+	client   *tls.Config // for any peer; cloned for a peer
+	sessions tls.ClientSessionCache
+	ctx      context.Context // ends with Close
+	stop     context.CancelFunc
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[*Listener]struct{}
+	conns     map[Conn]struct{}
+	running   sync.WaitGroup // dials, accept loops, handshakes and watchers of conns; Add is called with mu held
+}
+
+// New returns a transport for the holder of key.
+func New(key identity.Key, cfg Config) (*Transport, error) {
+	server, err := key.ServerTLS(cfg.ALPN)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Scheme, err)
+	}
+	client, err := key.ClientTLS(cfg.ALPN, identity.ID{})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Scheme, err)
+	}
+	t := &Transport{
+		cfg: cfg, key: key, server: server, client: client,
+		listeners: make(map[*Listener]struct{}), conns: make(map[Conn]struct{}),
+	}
+	if cfg.Sessions >= 0 {
+		t.sessions = tls.NewLRUClientSessionCache(orDefault(cfg.Sessions, 1024))
+	}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	return t, nil
+}
+
+// begin registers a piece of work that Close must wait for; it reports false after Close.
+func (t *Transport) begin() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.running.Add(1)
+	return true
+}
+
+func (t *Transport) check(addr transport.Addr) error {
+	if addr.Scheme != t.cfg.Scheme {
+		return fmt.Errorf("%w of scheme %q", transport.ErrBadAddr, t.cfg.Scheme)
+	}
+	return nil
+}
+
+// Dial is [transport.Transport]'s. A name with several addresses is dialled as RFC 6555 has it, by [net.Dialer].
+func (t *Transport) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+	c, err := t.dial(ctx, addr)
+	if err != nil {
+		return nil, &transport.OpError{Op: "dial", Addr: addr, Err: err}
+	}
+	return c, nil
+}
+
+func (t *Transport) dial(ctx context.Context, addr transport.Addr) (Conn, error) {
+	if err := t.check(addr); err != nil {
+		return nil, err
+	}
+	if !t.begin() {
+		return nil, transport.ErrClosed
+	}
+	defer t.running.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+	raw, err := t.connect(ctx, addr)
+	if err != nil {
+		if t.ctx.Err() != nil {
+			return nil, transport.ErrClosed
+		}
+		return nil, err
+	}
+	c, err := t.adopt(raw, true)
+	if err != nil {
+		raw.NetConn().Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// keepAlive notices a peer that vanished within about 35 s, and keeps the mapping of a NAT alive meanwhile.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
+
+func (t *Transport) connect(ctx context.Context, addr transport.Addr) (*tls.Conn, error) {
+	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	tcp, err := dialer.DialContext(ctx, "tcp", addr.HostPort)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := t.key.ClientTLS(t.cfg.ALPN, addr.Peer)
+	if err != nil {
+		tcp.Close()
+		return nil, err
+	}
+	cfg.Certificates = t.client.Certificates
+	if t.sessions != nil {
+		// A session of one peer is never offered to another: the cache is keyed by who and where.
+		cfg.ClientSessionCache = session{t.sessions, addr.String()}
+	}
+	raw := tls.Client(tcp, cfg)
+	if err := t.handshake(ctx, raw); err != nil {
+		tcp.Close()
+		return nil, err
+	}
+	return raw, nil
+}
+
+// errHandshakeTimeout is the cause of a handshake that took too long.
+var errHandshakeTimeout = fmt.Errorf("the peer did not finish the handshake in time: %w", context.DeadlineExceeded)
+
+func (t *Transport) handshake(ctx context.Context, raw *tls.Conn) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.cfg.handshakeTimeout(), errHandshakeTimeout)
+	defer cancel()
+	err := raw.HandshakeContext(ctx)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// session is a cache of TLS sessions seen through one key.
+type session struct {
+	cache tls.ClientSessionCache
+	key   string
+}
+
+// Get implements [tls.ClientSessionCache].
+func (s session) Get(string) (*tls.ClientSessionState, bool) { return s.cache.Get(s.key) }
+
+// Put implements [tls.ClientSessionCache].
+func (s session) Put(_ string, state *tls.ClientSessionState) { s.cache.Put(s.key, state) }
+
+// adopt makes a connection of a finished handshake and watches over it until it has ended.
+func (t *Transport) adopt(raw *tls.Conn, dialer bool) (Conn, error) {
+	state := raw.ConnectionState()
+	peer, err := identity.PeerID(state)
+	if err != nil {
+		return nil, err
+	}
+	info := transport.Info{
+		LocalPeer: t.key.ID(), RemotePeer: peer, Dialer: dialer, Resumed: state.DidResume,
+		LocalAddr:  transport.Addr{Scheme: t.cfg.Scheme, HostPort: raw.LocalAddr().String(), Peer: t.key.ID()},
+		RemoteAddr: transport.Addr{Scheme: t.cfg.Scheme, HostPort: raw.RemoteAddr().String(), Peer: peer},
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, transport.ErrClosed
+	}
+	c := t.cfg.Wrap(raw, info)
+	t.conns[c] = struct{}{}
+	return c, nil
+}
+
+// Ended forgets a connection. The connection calls it when it closes Done.
+func (t *Transport) Ended(c Conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.conns, c)
+}
+
+// Close is [transport.Transport]'s.
+func (t *Transport) Close() error {
+	t.mu.Lock()
+	first := !t.closed
+	t.closed = true
+	listeners, conns := t.listeners, t.conns
+	if first {
+		t.listeners, t.conns = nil, nil
+	}
+	t.mu.Unlock()
+	if !first {
+		listeners, conns = nil, nil
+	}
+	t.stop()
+	for l := range listeners {
+		l.close()
+	}
+	for c := range conns {
+		c.CloseWithError(transport.CodeShutdown, "")
+	}
+	for c := range conns {
+		<-c.Done()
+	}
+	t.running.Wait()
+	return nil
+}
