@@ -39,17 +39,22 @@ func Load(path string) (Key, error) {
 }
 
 func load(path string) (Key, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Key{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	// Looked at before it is opened: opening a pipe waits for its other end.
+	info, err := os.Stat(path)
 	if err != nil {
 		return Key{}, err
 	}
 	if !info.Mode().IsRegular() {
 		return Key{}, fmt.Errorf("%w: it is not a regular file", ErrBadKeyFile)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Key{}, err
+	}
+	defer f.Close()
+	// What counts is the mode of the file that is read, whatever the path names by now.
+	if info, err = f.Stat(); err != nil {
+		return Key{}, err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return Key{}, fmt.Errorf("%w: its mode is %#o; run: chmod 600 %s", ErrExposedKey, mode, path)
@@ -61,10 +66,11 @@ func load(path string) (Key, error) {
 	if len(text) > maxFileSize {
 		return Key{}, fmt.Errorf("%w: it is larger than %d bytes", ErrBadKeyFile, maxFileSize)
 	}
+	text = bytes.TrimSpace(text)
 	block, rest := pem.Decode(text)
 	switch {
-	case block == nil:
-		return Key{}, fmt.Errorf("%w: it has no PEM block", ErrBadKeyFile)
+	case block == nil || bytes.LastIndex(text, []byte("-----BEGIN ")) != 0:
+		return Key{}, fmt.Errorf("%w: it is not one PEM block", ErrBadKeyFile)
 	case block.Type != pemType:
 		return Key{}, fmt.Errorf("%w: its PEM block is %q, want %q", ErrBadKeyFile, block.Type, pemType)
 	case len(bytes.TrimSpace(rest)) != 0:
@@ -78,11 +84,12 @@ func load(path string) (Key, error) {
 	if !ok {
 		return Key{}, fmt.Errorf("%w: it holds a %T, want an ed25519 key", ErrBadKeyFile, parsed)
 	}
-	return Key{private}, nil
+	return newKey(private), nil
 }
 
-// Save writes the key to path with mode 0600. The file appears whole or not at all, also through a crash; a file that
-// is already there, whatever it holds, is left as it is and reported as [fs.ErrExist]. The folder must exist.
+// Save writes the key to path with mode 0600, whatever the umask. The file appears whole or not at all, also through a
+// crash; only where the file system has no hard links may a crash leave a part, which [Load] refuses. A file that is
+// already there, whatever it holds, is left as it is and reported as [fs.ErrExist]. The folder must exist.
 func (k Key) Save(path string) error {
 	if err := k.save(path); err != nil {
 		return fmt.Errorf("identity: save key %s: %w", path, err)
@@ -94,21 +101,18 @@ func (k Key) save(path string) error {
 	if k.IsZero() {
 		return errors.New("the key is the zero Key")
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(k.private)
+	der, err := x509.MarshalPKCS8PrivateKey(k.private())
 	if err != nil {
 		return err
 	}
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".key-*") // CreateTemp makes it 0600
+	f, err := os.CreateTemp(dir, ".key-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	err = pem.Encode(f, &pem.Block{Type: pemType, Bytes: der})
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	text := pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})
+	if err := writeKey(f, text); err != nil {
 		return err
 	}
 	// A link, unlike a rename, never replaces what is there.
@@ -117,29 +121,35 @@ func (k Key) save(path string) error {
 			return fmt.Errorf("%w; a key is never overwritten", fs.ErrExist)
 		}
 		// File systems without hard links: create exclusively, and take back what could not be written whole.
-		return saveExclusive(path, f.Name())
+		if err := saveExclusive(path, text); err != nil {
+			return err
+		}
 	}
 	return syncDir(dir)
 }
 
-func saveExclusive(path, from string) error {
-	text, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
+func saveExclusive(path string, text []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err := writeKey(f, text); err != nil {
 		os.Remove(path)
 		return err
 	}
 	return nil
+}
+
+// writeKey fills the new file f, makes it durable and closes it.
+func writeKey(f *os.File, text []byte) error {
+	err := f.Chmod(0o600) // the umask may have taken from what it was created with
+	if err == nil {
+		_, err = f.Write(text)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // syncDir makes the new name in dir durable, where the system can.

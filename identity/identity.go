@@ -9,8 +9,11 @@
 // # TLS
 //
 // [Key.ServerTLS] and [Key.ClientTLS] make configurations that refuse anything but TLS 1.3 with one self-signed ed25519
-// certificate on either side. What they refuse they report as a [*VerifyError]. Certificates carry a key and nothing
-// else: no name, and dates that RFC 5280 §4.1.2.5 reserves for "no expiry", so that the clock cannot break a link.
+// certificate on either side. A peer that they refuse they report as a [*VerifyError]. Two sides that have no TLS version or
+// application protocol in common part before either has shown a certificate; crypto/tls then reports, on the side that
+// noticed, what the other offered, and a [crypto/tls.AlertError] on the other. Certificates carry a key and nothing else:
+// no name, and dates that RFC 5280 §4.1.2.5 reserves for "no expiry", so that the clock cannot break a link. The dates of
+// the peer's certificate are not looked at.
 package identity
 
 import (
@@ -88,7 +91,15 @@ func (id *ID) UnmarshalText(text []byte) error {
 
 // Key is the private key of a peer. Copies share the same key. It is safe for concurrent use, and no way of printing it
 // shows the private half. The zero Key is no key: its ID is zero and nothing accepts it.
-type Key struct{ private ed25519.PrivateKey }
+type Key struct {
+	// A function, because fmt calls no method on an unexported field, nor for the verbs %p and %w, and would print any
+	// other kind of value that holds the bytes. Nil in the zero Key.
+	private func() ed25519.PrivateKey
+}
+
+func newKey(private ed25519.PrivateKey) Key {
+	return Key{func() ed25519.PrivateKey { return private }}
+}
 
 // Generate makes a new key from the system's source of randomness.
 func Generate() (Key, error) {
@@ -96,7 +107,7 @@ func Generate() (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("identity: generate a key: %w", err)
 	}
-	return Key{private}, nil
+	return newKey(private), nil
 }
 
 // IsZero reports whether k is the zero Key.
@@ -106,13 +117,13 @@ func (k Key) IsZero() bool { return k.private == nil }
 func (k Key) ID() ID {
 	var id ID
 	if !k.IsZero() {
-		copy(id[:], k.private.Public().(ed25519.PublicKey))
+		copy(id[:], k.private().Public().(ed25519.PublicKey))
 	}
 	return id
 }
 
 // Sign returns the ed25519 signature (RFC 8032) of message, 64 bytes. It panics on the zero Key.
-func (k Key) Sign(message []byte) []byte { return ed25519.Sign(k.private, message) }
+func (k Key) Sign(message []byte) []byte { return ed25519.Sign(k.private(), message) }
 
 // Verify reports whether signature is one that the peer with this ID made of message.
 func (id ID) Verify(message, signature []byte) bool {

@@ -19,7 +19,7 @@ var (
 	ErrNoCertificate = errors.New("identity: the peer showed no certificate")
 	// ErrBadCertificate means that the peer showed something other than one self-signed ed25519 certificate.
 	ErrBadCertificate = errors.New("identity: the peer's certificate is not one self-signed ed25519 certificate")
-	// ErrProtocol means that the handshake ended with another TLS version or application protocol than ours.
+	// ErrProtocol means that the handshake ended with another TLS version or application protocol than ours, or with none.
 	ErrProtocol = errors.New("identity: the peer speaks another protocol")
 )
 
@@ -61,7 +61,7 @@ func (k Key) Certificate() (tls.Certificate, error) {
 		NotBefore:    time.Unix(0, 0).UTC(),
 		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 §4.1.2.5: no well-defined expiry
 	}
-	der, err := x509.CreateCertificate(nil, template, template, k.private.Public(), k.private)
+	der, err := x509.CreateCertificate(nil, template, template, k.private().Public(), k.private())
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("identity: certificate: %w", err)
 	}
@@ -69,7 +69,7 @@ func (k Key) Certificate() (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("identity: certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k.private, Leaf: leaf}, nil
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k.private(), Leaf: leaf}, nil
 }
 
 // ServerTLS returns the configuration of the accepting side: it shows k's certificate, demands one of the other side and
@@ -80,7 +80,8 @@ func (k Key) ServerTLS(alpn string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.ClientAuth = tls.RequireAnyClientCert
+	// With RequireAnyClientCert crypto/tls would refuse a missing certificate itself, by an untyped error.
+	c.ClientAuth = tls.RequestClientCert
 	return c, nil
 }
 
@@ -127,7 +128,12 @@ func PeerID(cs tls.ConnectionState) (ID, error) {
 	if !ok {
 		return ID{}, &VerifyError{Err: ErrBadCertificate, Detail: "its key is " + cert.PublicKeyAlgorithm.String()}
 	}
-	return ID(public), nil
+	id := ID(public)
+	if id.IsZero() {
+		// The zero key is a point of small order, for which anybody can make signatures; and the zero ID names nobody.
+		return ID{}, &VerifyError{Err: ErrBadCertificate, Detail: "its key is zero"}
+	}
+	return id, nil
 }
 
 func verify(cs tls.ConnectionState, alpn string, want ID) error {
