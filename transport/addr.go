@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/Blockchain-CN/pheromones/identity"
 )
@@ -88,8 +90,8 @@ func parseHostPort(s string) (string, error) {
 		return "", errors.New("brackets are for IPv6 addresses")
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		if strings.ContainsAny(ip.Zone(), "/@[]%? ") {
-			return "", fmt.Errorf("the zone %q has characters that a zone has not", ip.Zone())
+		if !validZone(ip.Zone()) {
+			return "", fmt.Errorf("the zone %q is too long or has characters that a zone has not", ip.Zone())
 		}
 		if ip.Is4In6() && ip.Zone() == "" {
 			ip = ip.Unmap()
@@ -103,6 +105,13 @@ func parseHostPort(s string) (string, error) {
 		return "", fmt.Errorf("the host %q is neither an IP address nor a DNS name", host)
 	}
 	return strings.ToLower(host) + ":" + port, nil
+}
+
+// validZone accepts what can name a network interface without breaking the address apart or a line of text.
+func validZone(zone string) bool {
+	return len(zone) <= 64 && utf8.ValidString(zone) && !strings.ContainsFunc(zone, func(r rune) bool {
+		return r == ' ' || !unicode.IsPrint(r) || strings.ContainsRune("/@[]%?", r)
+	})
 }
 
 // validName accepts host names as RFC 1123 §2.1 and common usage (underscores) know them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -102,7 +103,7 @@ func side(remote bool) string {
 }
 
 // LostError says that a connection ended without anybody's decision: it was cut, reset by the network, or silent for too
-// long. errors.Is matches it against ErrLost and what it wraps.
+// long. errors.Is matches it against ErrLost and what it unwraps to.
 type LostError struct{ Err error }
 
 func (e *LostError) Error() string {
@@ -115,8 +116,14 @@ func (e *LostError) Error() string {
 // Is implements errors.Is.
 func (e *LostError) Is(target error) bool { return target == ErrLost }
 
-// Unwrap returns what the layer below reported; it may be nil.
-func (e *LostError) Unwrap() error { return e.Err }
+// Unwrap returns what the layer below reported; it may be nil. An io.EOF or net.ErrClosed of that layer it keeps to itself,
+// since neither has the peer ended a stream nor this side closed one.
+func (e *LostError) Unwrap() error {
+	if errors.Is(e.Err, io.EOF) || errors.Is(e.Err, net.ErrClosed) {
+		return nil
+	}
+	return e.Err
+}
 
 // Timeout reports whether the connection was lost by silence.
 func (e *LostError) Timeout() bool { return isTimeout(e.Err) }
@@ -129,7 +136,11 @@ type OpError struct {
 }
 
 func (e *OpError) Error() string {
-	return "transport: " + e.Op + " " + e.Addr.String() + ": " + e.Err.Error()
+	s := "transport: " + e.Op
+	if !e.Addr.IsZero() {
+		s += " " + e.Addr.String()
+	}
+	return s + ": " + e.Err.Error()
 }
 
 // Unwrap returns e.Err.
