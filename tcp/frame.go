@@ -38,8 +38,8 @@ func appendCode(b []byte, typ byte, v uint32) []byte {
 	return binary.BigEndian.AppendUint32(appendHeader(b, typ, 4), v)
 }
 
-func appendClose(b []byte, code transport.Code, reason string) []byte {
-	b = binary.BigEndian.AppendUint32(appendHeader(b, frameClose, 4+len(reason)), uint32(code))
+func encodeClose(code transport.Code, reason string) []byte {
+	b := binary.BigEndian.AppendUint32(appendHeader(nil, frameClose, 4+len(reason)), uint32(code))
 	return append(b, reason...)
 }
 

@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/internal/pipe"
+	"github.com/Blockchain-CN/pheromones/internal/tlsnet"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
 // stream is the [transport.Stream] of a connection.
 type stream struct {
 	conn *conn
+	info transport.Info
 	in   *pipe.Pipe // what the peer sent and we have not read
 
 	mu       sync.Mutex
@@ -22,17 +24,17 @@ type stream struct {
 	writeErr error // what Write fails with
 	credit   int   // how many bytes the peer takes beyond those sent
 
-	sent     bool // our direction has ended: FIN or RESET was queued
-	ended    bool // the peer's has: FIN or RESET came
-	closed   bool // Close or Reset was called
+	sent   bool // our direction has ended: FIN or RESET was queued
+	ended  bool // the peer's has: FIN or RESET came
+	closed bool // Close or Reset was called
 
 	window  int // how many bytes we let the peer be ahead of our reader
 	granted int // how many more bytes the peer may send
 	owed    int // bytes read that the peer got no new credit for yet
 }
 
-func newStream(c *conn) *stream {
-	s := &stream{conn: c, credit: initialCredit, window: initialCredit, granted: initialCredit}
+func newStream(c *conn, info transport.Info) *stream {
+	s := &stream{conn: c, info: info, credit: initialCredit, window: initialCredit, granted: initialCredit}
 	s.in = pipe.New(maxWindow, nil)
 	s.writable.L = &s.mu
 	return s
@@ -63,7 +65,7 @@ func (s *stream) consumed(n int) {
 	}
 	s.owed = 0
 	s.granted += more
-	s.conn.out.Append(appendCode(nil, frameCredit, uint32(more)))
+	s.conn.Out.Append(appendCode(nil, frameCredit, uint32(more)))
 }
 
 // Write implements [net.Conn].
@@ -75,11 +77,11 @@ func (s *stream) Write(b []byte) (n int, err error) {
 	}
 	s.writing = true
 	for err == nil && n < len(b) {
-		if err = s.await(func() bool { return s.credit > 0 && s.conn.out.Room(s.wake) }); err == nil {
+		if err = s.await(func() bool { return s.credit > 0 && s.conn.Out.Room(s.wake) }); err == nil {
 			m := min(len(b)-n, s.credit, maxPayload)
 			var header [headerLen]byte
 			// An error of the queue is one of the connection, which await reports next.
-			s.conn.out.Append(appendHeader(header[:0], frameData, m), b[n:n+m])
+			s.conn.Out.Append(appendHeader(header[:0], frameData, m), b[n:n+m])
 			s.credit -= m
 			n += m
 		}
@@ -132,7 +134,7 @@ func (s *stream) endWrites(err error, frame []byte) {
 	s.failWrites(err)
 	if !s.sent {
 		s.sent = true
-		s.conn.out.Append(frame)
+		s.conn.Out.Append(frame)
 	}
 }
 
@@ -141,7 +143,7 @@ func (s *stream) unlock() {
 	over := s.sent && s.ended
 	s.mu.Unlock()
 	if over {
-		s.conn.finish()
+		s.conn.Finish()
 	}
 }
 
@@ -163,7 +165,7 @@ func (s *stream) Close() error {
 	s.closed = true
 	s.in.CloseRead(transport.ErrClosed, transport.ErrClosed)
 	if !s.ended {
-		s.conn.out.Append(appendCode(nil, frameStop, uint32(transport.CodeClosed)))
+		s.conn.Out.Append(appendCode(nil, frameStop, uint32(transport.CodeClosed)))
 	}
 	s.writeErr = transport.ErrClosed
 	s.endWrites(transport.ErrClosed, appendHeader(nil, frameFin, 0))
@@ -187,7 +189,7 @@ func (s *stream) Reset(code transport.Code) error {
 	s.failWrites(err)
 	if !s.sent || !s.ended {
 		s.sent, s.ended = true, true
-		s.conn.out.Append(appendCode(nil, frameReset, uint32(code)))
+		s.conn.Out.Append(appendCode(nil, frameReset, uint32(code)))
 	}
 	s.unlock()
 	return nil
@@ -201,9 +203,9 @@ func (s *stream) received(b []byte) error {
 	case s.ended && s.closed:
 		return nil // sent before the peer heard of our reset
 	case s.ended:
-		return protocolError("data after the end of the stream")
+		return tlsnet.ProtocolError("data after the end of the stream")
 	case len(b) > s.granted:
-		return protocolError("more data than there was credit for")
+		return tlsnet.ProtocolError("more data than there was credit for")
 	}
 	s.granted -= len(b)
 	// It has room, by the credit given; a reader that has gone away drops it.
@@ -214,7 +216,7 @@ func (s *stream) receivedFin() error {
 	s.mu.Lock()
 	if s.ended && !s.closed {
 		s.mu.Unlock()
-		return protocolError("a second end of the stream")
+		return tlsnet.ProtocolError("a second end of the stream")
 	}
 	s.in.CloseWrite(transport.ErrClosed)
 	s.ended = true
@@ -241,7 +243,7 @@ func (s *stream) receivedCredit(more uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if int64(s.credit)+int64(more) > 1<<31-1 {
-		return protocolError("more credit than 2 GiB")
+		return tlsnet.ProtocolError("more credit than 2 GiB")
 	}
 	s.credit += int(more)
 	s.writable.Broadcast()
@@ -249,10 +251,10 @@ func (s *stream) receivedCredit(more uint32) error {
 }
 
 // LocalAddr implements [net.Conn].
-func (s *stream) LocalAddr() net.Addr { return s.conn.info.LocalAddr }
+func (s *stream) LocalAddr() net.Addr { return s.info.LocalAddr }
 
 // RemoteAddr implements [net.Conn].
-func (s *stream) RemoteAddr() net.Addr { return s.conn.info.RemoteAddr }
+func (s *stream) RemoteAddr() net.Addr { return s.info.RemoteAddr }
 
 // SetDeadline implements [net.Conn].
 func (s *stream) SetDeadline(t time.Time) error {

@@ -1,0 +1,148 @@
+package mux
+
+import (
+	"io"
+)
+
+// shim is the connection that yamux reads and writes. It stands between yamux and TLS and sees every frame.
+//
+// Towards the network it never makes yamux wait: frames go to a queue. (A yamux that waits holds up every stream, and its
+// OpenStream, Close and deadlines with them.) Streams bound the queue by asking it for room first.
+//
+// From the network it hands yamux whole frames only: yamux locks a stream while it reads the body of a frame, and a reader
+// with a deadline would wait for that lock as long as the network holds the rest back.
+type shim struct {
+	c *conn
+
+	// Of yamux's sending goroutine.
+	held [headerLen]byte // a data header whose body comes with the next Write
+	hold bool
+
+	// Of yamux's receiving goroutine.
+	buf  []byte // buf[from:to] came from the network and waits
+	from int
+	to   int
+	pass int   // so many bytes at from are for yamux
+	idle int   // reads in a row that would have fitted into firstBuffer
+	err  error // what ends reading
+}
+
+// Write takes a header, or the body for the header before.
+func (s *shim) Write(p []byte) (int, error) {
+	// An error of the queue is one of the connection, which ends by itself; until it has, yamux must not cut its last words.
+	switch {
+	case s.hold:
+		s.hold = false
+		s.c.Out.Append(s.held[:], p)
+	default:
+		h := parseHeader(p)
+		if h.flags&flagSYN != 0 {
+			s.c.opening(h.stream)
+		}
+		if s.hold = h.body() > 0; s.hold {
+			copy(s.held[:], p)
+		} else {
+			s.c.Out.Append(p)
+		}
+	}
+	return len(p), nil
+}
+
+// Read gives yamux frames that are whole, as many as p holds, or a part of one if p is smaller.
+func (s *shim) Read(p []byte) (n int, err error) {
+	for n == 0 {
+		if s.err != nil {
+			return 0, s.err
+		}
+		for n < len(p) && (s.pass > 0 || s.look()) {
+			m := copy(p[n:], s.buf[s.from:s.from+s.pass])
+			s.from += m
+			s.pass -= m
+			n += m
+		}
+		if n == 0 && s.err == nil {
+			s.err = s.fill()
+		}
+	}
+	return n, nil
+}
+
+// look goes through the frames at from until it finds a whole one for yamux, and reports whether there is one.
+func (s *shim) look() bool {
+	for s.err == nil && s.to-s.from >= headerLen {
+		h := parseHeader(s.buf[s.from:])
+		if err := h.check(s.c.cfg.window()); err != nil {
+			s.err = s.stop(err)
+			return false
+		}
+		size := headerLen + h.body()
+		if s.to-s.from < size {
+			return false
+		}
+		frame := s.buf[s.from : s.from+size]
+		wanted, err := s.c.inspect(h, frame)
+		if err != nil {
+			s.err = s.stop(err)
+			return false
+		}
+		if wanted {
+			s.pass = size
+			return true
+		}
+		s.from += size
+	}
+	return false
+}
+
+const (
+	firstBuffer = 4 << 10  // enough for the frames of an idle connection
+	fullBuffer  = 64 << 10 // what a busy one reads at once
+)
+
+// fill reads from the network, once, behind what waits, in a buffer that suits how much comes and holds the frame at from.
+func (s *shim) fill() error {
+	waiting := s.to - s.from
+	size := max(len(s.buf), firstBuffer)
+	if waiting >= headerLen {
+		size = max(size, headerLen+parseHeader(s.buf[s.from:]).body())
+	}
+	if waiting == 0 && s.idle > 32 {
+		size, s.idle = firstBuffer, 0
+	}
+	if size != len(s.buf) {
+		buf := make([]byte, size)
+		copy(buf, s.buf[s.from:s.to])
+		s.buf = buf
+	} else {
+		copy(s.buf, s.buf[s.from:s.to])
+	}
+	s.from, s.to = 0, waiting
+	n, err := s.c.Raw.Read(s.buf[s.to:])
+	s.to += n
+	switch {
+	case n > firstBuffer/2 && s.to == len(s.buf) && len(s.buf) < fullBuffer:
+		s.buf = append(s.buf, make([]byte, fullBuffer-len(s.buf))...)
+	case n > firstBuffer:
+		s.idle = 0
+	case len(s.buf) > firstBuffer:
+		s.idle++
+	}
+	if err != nil && n == 0 {
+		return s.stop(err)
+	}
+	return nil
+}
+
+// stop ends the connection because of err, and returns what yamux is to be told.
+func (s *shim) stop(err error) error {
+	s.c.Stopped(err)
+	return io.EOF
+}
+
+// Close is called by yamux when its session ends. The connection closes the network itself, after its last words.
+func (s *shim) Close() error {
+	s.c.sessionEnded()
+	return nil
+}
+
+var _ io.ReadWriteCloser = (*shim)(nil)
