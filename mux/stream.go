@@ -99,6 +99,8 @@ func (s *stream) readable() error {
 	switch {
 	case s.readErr != nil:
 		return s.readErr
+	case s.eof:
+		return io.EOF
 	case !s.readBy.IsZero() && !time.Now().Before(s.readBy):
 		return os.ErrDeadlineExceeded
 	}

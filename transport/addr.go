@@ -147,6 +147,18 @@ func (a Addr) String() string {
 	return a.Scheme + "://" + a.Peer.String() + "@" + a.HostPort
 }
 
+// Check returns an error that wraps [ErrBadAddr] unless a is an address of the given scheme that [ParseAddr] could have
+// returned, but for the form of its host. Transports check what they are to dial or listen at with it.
+func (a Addr) Check(scheme string) error {
+	if a.Scheme != scheme {
+		return fmt.Errorf("%w of scheme %q", ErrBadAddr, scheme)
+	}
+	if _, err := parseHostPort(a.HostPort); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadAddr, err)
+	}
+	return nil
+}
+
 // Network implements [net.Addr]; it returns the scheme.
 func (a Addr) Network() string { return a.Scheme }
 

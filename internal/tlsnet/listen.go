@@ -40,7 +40,7 @@ func (t *Transport) Listen(ctx context.Context, addr transport.Addr) (transport.
 }
 
 func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener, error) {
-	if err := t.check(addr); err != nil {
+	if err := addr.Check(t.cfg.Scheme); err != nil {
 		return nil, err
 	}
 	cfg := net.ListenConfig{KeepAliveConfig: keepAlive}

@@ -97,13 +97,6 @@ func (t *Transport) begin() bool {
 	return true
 }
 
-func (t *Transport) check(addr transport.Addr) error {
-	if addr.Scheme != t.cfg.Scheme {
-		return fmt.Errorf("%w of scheme %q", transport.ErrBadAddr, t.cfg.Scheme)
-	}
-	return nil
-}
-
 // Dial is [transport.Transport]'s. A name with several addresses is dialled as RFC 6555 has it, by [net.Dialer].
 func (t *Transport) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {
 	c, err := t.dial(ctx, addr)
@@ -114,7 +107,7 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Addr) (transport.Co
 }
 
 func (t *Transport) dial(ctx context.Context, addr transport.Addr) (Conn, error) {
-	if err := t.check(addr); err != nil {
+	if err := addr.Check(t.cfg.Scheme); err != nil {
 		return nil, err
 	}
 	if !t.begin() {

@@ -158,8 +158,8 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 func (t *Transport) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
 
 func (t *Transport) check(addr transport.Addr) error {
-	if addr.Scheme != Scheme {
-		return fmt.Errorf("%w of scheme %q", transport.ErrBadAddr, Scheme)
+	if err := addr.Check(Scheme); err != nil {
+		return err
 	}
 	select {
 	case <-t.closed:
