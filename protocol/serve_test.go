@@ -257,7 +257,9 @@ func TestServeIdle(t *testing.T) {
 				served := l.serve(t, protocol.HandlerFunc(echo), test.cfg)
 				start := time.Now()
 				s := l.raw(t, nil)
-				go test.say(t, s)
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				wg.Go(func() { test.say(t, s) })
 				err := <-served
 				if took := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took != test.want {
 					t.Errorf("Serve after %v: %v, want a passed deadline after %v", took, err, test.want)
