@@ -116,14 +116,16 @@ func (k Key) save(path string) error {
 		return err
 	}
 	// A link, unlike a rename, never replaces what is there.
-	if err := os.Link(f.Name(), path); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%w; a key is never overwritten", fs.ErrExist)
-		}
+	err = os.Link(f.Name(), path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		// File systems without hard links: create exclusively, and take back what could not be written whole.
-		if err := saveExclusive(path, text); err != nil {
-			return err
-		}
+		err = saveExclusive(path, text)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w; a key is never overwritten", fs.ErrExist)
+	}
+	if err != nil {
+		return err
 	}
 	return syncDir(dir)
 }
