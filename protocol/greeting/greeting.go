@@ -97,7 +97,8 @@ func (n Notice) Supersedes(old Notice) bool {
 
 // Book is the table of routes that the handler of this package reads and writes. Its methods are called from many
 // goroutines at once and return soon: none of them waits for the network. Slices that go either way are not changed
-// afterwards.
+// afterwards. The peers a Book returns are such as Learn was given, or else such as ConnectMessage takes: one that cannot be
+// put into a message fails the whole message.
 type Book interface {
 	// Self returns what this node tells of itself.
 	Self() Peer
@@ -111,7 +112,7 @@ type Book interface {
 	// first-hand and replaces what is known, whatever its Seq, which a peer that lost its clock may have set back; Learn
 	// then reports whether name or addresses changed, or the peer had left. Any other fact is a hint: it is ignored unless
 	// it supersedes what is known, also of a peer that left, and it never replaces a name, an address or the presence that
-	// was learned first-hand. Facts about this node itself are not handed over. A book bounds what it keeps, also of one
+	// was learned first-hand, for as long as the book holds it to be so, say while a link lives. Facts about this node itself are not handed over. A book bounds what it keeps, also of one
 	// peer's hints.
 	Learn(from identity.ID, n Notice) (changed bool)
 	// Spread is told what Learn has just taken, and sends it, as NoticeMessage makes it, to the peers this node is linked

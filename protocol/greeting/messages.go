@@ -57,7 +57,9 @@ func FetchMessage(b Book, peer identity.ID) (protocol.Message, error) {
 	return p.message(OpFetchReq)
 }
 
-// NoticeMessage returns the message that tells of changes, 1 to MaxPeers of them and of what size [FitNotices] says.
+// NoticeMessage returns the message that tells of changes, 1 to MaxPeers of them; [FitNotices] cuts what may be more. The
+// reply is a noticeresp. A node that tells of itself awaits it before it tells that peer of the next change, since what it
+// says first-hand is believed in the order in which it comes.
 func NoticeMessage(notices ...Notice) (protocol.Message, error) {
 	data, err := appendNotices([]byte{version}, notices)
 	return message(OpNoticeReq, data, err)
