@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strconv"
 	"strings"
@@ -137,6 +138,10 @@ func TestConverseTooManySteps(t *testing.T) {
 					}
 				} else if !errors.Is(err, protocol.ErrSteps) {
 					t.Errorf("%v, want ErrSteps", err)
+				} else if form.name == "one stream" {
+					if err := <-served; !errors.Is(err, protocol.CodeSteps) {
+						t.Errorf("Serve: %v, want CodeSteps", err)
+					}
 				}
 				mu.Lock()
 				defer mu.Unlock()
@@ -311,5 +316,61 @@ func TestConverseByCallsWithContext(t *testing.T) {
 	}, protocol.Message{Operation: "x"}, protocol.HandlerFunc(echo), nil)
 	if err != context.Canceled || calls != 2 {
 		t.Errorf("ConverseBy: %v after %d calls, want the exchange's error after 2", err, calls)
+	}
+}
+
+// What goes over the wire at the end of a conversation that we end.
+func TestConverseSaysNone(t *testing.T) {
+	l := newLink(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s := l.accept(t)
+		defer s.Close()
+		f, err := protocol.ReadFrame(s, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		s.Write(frame(t, f))
+		if f, err := protocol.ReadFrame(s, 0); err != nil || f.Kind != protocol.KindNone {
+			t.Errorf("the last frame is %+v, %v; want a none", f, err)
+		}
+		if _, err := protocol.ReadFrame(s, 0); err != io.EOF {
+			t.Errorf("after the none: %v, want io.EOF", err)
+		}
+	}()
+	err := protocol.Converse(t.Context(), l.open(t), l.them, protocol.Message{Operation: "x"}, protocol.HandlerFunc(
+		func(context.Context, protocol.Message) (protocol.Message, error) { return protocol.Message{}, nil }), nil)
+	if err != nil {
+		t.Error(err)
+	}
+	<-done
+}
+
+// Whoever sends what is no frame is reset.
+func TestAskerResetsMalformed(t *testing.T) {
+	for _, test := range []struct {
+		answer []byte
+		want   transport.Code
+	}{{[]byte{0, 0, 0, 1, 1, 1}, transport.CodeProtocol}, {[]byte{1, 0, 0, 1, 1, 1}, transport.CodeLimit}} {
+		for _, form := range forms {
+			l := newLink(t)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				s := l.accept(t)
+				if _, err := protocol.ReadFrame(s, 0); err != nil {
+					t.Error(err)
+				}
+				s.Write(test.answer)
+				if _, err := io.Copy(io.Discard, s); !errors.Is(err, test.want) {
+					t.Errorf("%s: who answered %x reads %v, want a reset with %v", form.name, test.answer, err, test.want)
+				}
+			}()
+			if err := form.converse(t.Context(), l, t, protocol.Message{Operation: "x"}, nil, nil); err == nil {
+				t.Errorf("%s: the answer %x was taken", form.name, test.answer)
+			}
+			<-done
+		}
 	}
 }

@@ -61,7 +61,6 @@ func (c *Config) fill(m Message) Message {
 	if m.Name == "" {
 		m.Name = c.Name
 	}
-	m.From = identity.ID{}
 	return m
 }
 

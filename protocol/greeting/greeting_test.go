@@ -1,6 +1,7 @@
 package greeting_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -383,4 +384,14 @@ func TestClustersMerge(t *testing.T) {
 		}
 	}
 	t.Logf("merging two clusters of 100 took %d notices", n.sent-before)
+}
+
+// A page does not tell a peer of itself.
+func TestPageLeavesOutItsReader(t *testing.T) {
+	alice, carol := peer(1, "alice"), peer(3, "carol")
+	b := newBook(peer(2, "bob"), alice, carol)
+	m := must(t)(greeting.FetchMessage(b, alice.ID))
+	if bytes.Contains(m.Data, alice.ID[:]) || !bytes.Contains(m.Data, carol.ID[:]) {
+		t.Errorf("the page for alice is %x, want carol in it and not her", m.Data)
+	}
 }
