@@ -1,0 +1,38 @@
+# What there is to do. Every target goes through the modules that the file allmodules lists.
+
+MODULES  := $(shell cat allmodules)
+FUZZTIME ?= 30s
+each      = @for m in $(MODULES); do echo "# $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
+
+.PHONY: help build test race cover bench fuzz lint cross ci
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
+
+build: ## build everything; the commands go to bin/
+	$(call each,go build ./...)
+	@mkdir -p bin && go build -o bin/ ./cmd/...
+
+test: ## run the tests
+	$(call each,go test ./...)
+
+race: ## run the tests under the race detector, in random order
+	$(call each,go test -race -shuffle=on ./...)
+
+cover: ## run the tests and show what they reach
+	@go test -coverpkg=./... -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1
+
+bench: ## run the benchmarks
+	$(call each,go test -run '^$$' -bench . -benchmem ./...)
+
+fuzz: ## run every fuzz target for FUZZTIME
+	@FUZZTIME=$(FUZZTIME) .ci/run fuzz
+
+lint: ## gofmt, go vet and, if it is installed, golangci-lint
+	@.ci/run format vet lint
+
+cross: ## build and vet for the other systems
+	@.ci/run cross
+
+ci: ## everything that must pass before a change is taken
+	@.ci/run
