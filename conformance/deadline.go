@@ -102,7 +102,7 @@ func deadlineMovedEarlier(e *env) {
 
 func deadlineMovedLater(e *env) {
 	e.eachPipe(func(p *pipe) {
-		const first = 2 * time.Second
+		const first = 800 * time.Millisecond
 		began := time.Now()
 		e.must(p.x.SetReadDeadline(began.Add(first)), "SetReadDeadline")
 		read := e.start("Read", func() error { _, err := p.x.Read(make([]byte, 1)); return err })

@@ -267,43 +267,58 @@ func cutReset(e *env)  { e.cutBy("reset", func(c *cable) { c.sever(true) }) }
 func cutFIN(e *env)    { e.cutBy("end", func(c *cable) { c.sever(false) }) }
 func cutSilent(e *env) { e.cutBy("go silent", (*cable).kill) }
 
-// cutBy makes connections over a cable, lets the cable end, and looks at every call on both sides.
+// cutBy makes connections over cables, lets the cables end, and looks at every call on both sides.
 func (e *env) cutBy(name string, cut func(c *cable)) {
-	l := &link{env: e, dialer: e.node(), acceptor: e.node()}
-	l.ln = e.listen(l.acceptor)
+	dialer, acceptor := e.node(), e.node()
+	ln := e.listen(acceptor)
+	type situation struct {
+		name string
+		link
+		waits
+		spare
+		cable *cable
+	}
+	var all []*situation
 	for _, idle := range []bool{false, true} {
-		cable := e.cable(l.ln.Addr())
-		l.d, l.a = e.connectAt(l.dialer, l.ln, cable.addr)
-		var w waits
-		var s spare
+		s := &situation{cable: e.cable(ln.Addr()), link: link{env: e, dialer: dialer, acceptor: acceptor, ln: ln}}
+		all = append(all, s)
+		s.d, s.a = e.connectAt(dialer, ln, s.cable.addr)
 		if idle {
-			e.in("the TCP or UDP connection is made to %s while nothing is under way", name)
-			s.dialer, s.acceptor = e.stream(l.d, l.a)
+			s.name = "the network is made to " + name + " while nothing is under way"
+			s.spare.dialer, s.spare.acceptor = e.stream(s.d, s.a)
 		} else {
-			e.in("the TCP or UDP connection is made to %s while calls are under way", name)
-			w, s = l.occupy()
+			s.name = "the network is made to " + name + " while calls are under way"
+			s.waits, s.spare = s.occupy()
 		}
-		cut(cable)
-		bound := soon + 2*e.h.IdleTimeout
-		for i, c := range []transport.Conn{l.d, l.a} {
-			side := [...]string{"dialling side: ", "accepting side: "}[i]
-			for _, call := range [...][]*call{w.dialer, w.acceptor}[i] {
-				call.within(bound)
-				e.wantLost(side+call.name, call.err)
-			}
-			end := e.start(side+"the end of the Context", func() error {
-				select {
-				case <-c.Context().Done():
-				case <-e.ctx.Done():
-				}
-				return nil
-			})
-			end.within(bound)
-			e.wantLost(side+"the cause of the Context's end", context.Cause(c.Context()))
-			for name, err := range e.afterwards(c, [...]transport.Stream{s.dialer, s.acceptor}[i]) {
-				e.wantLost(side+name, err)
-			}
+	}
+	for _, s := range all {
+		cut(s.cable)
+	}
+	for _, s := range all {
+		e.in("%s, dialling side", s.name)
+		e.wantAllLost(s.d, s.waits.dialer, s.spare.dialer)
+		e.in("%s, accepting side", s.name)
+		e.wantAllLost(s.a, s.waits.acceptor, s.spare.acceptor)
+	}
+}
+
+// wantAllLost looks at the calls that were under way on c and at later ones.
+func (e *env) wantAllLost(c transport.Conn, calls []*call, s transport.Stream) {
+	bound := e.soon + 2*e.h.IdleTimeout
+	for _, call := range calls {
+		call.within(bound)
+		e.wantLost(call.name, call.err)
+	}
+	e.start("the end of the Context", func() error {
+		select {
+		case <-c.Context().Done():
+		case <-e.ctx.Done():
 		}
+		return nil
+	}).within(bound)
+	e.wantLost("the cause of the Context's end", context.Cause(c.Context()))
+	for name, err := range e.afterwards(c, s) {
+		e.wantLost(name, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ import (
 
 const (
 	soon   = 10 * time.Second * slowdown // a call that must return at once has this long
-	moment = 50 * time.Millisecond       // a call that is still waiting after this counts as blocked
+	moment = 30 * time.Millisecond       // a call that is still waiting after this counts as blocked
 	maxSay = 8                           // findings shown of one rule
 
 	maxStacks = 256 << 10 // bytes of stacks shown when a rule hangs
@@ -33,6 +34,7 @@ type env struct {
 	h      *Transport
 	t      *testing.T // nil outside of TestTransport
 	traits transport.Traits
+	soon   time.Duration   // within which a call that must return at once returns
 	ctx    context.Context // ends with the check
 	stop   context.CancelFunc
 
@@ -62,7 +64,7 @@ func (h *Transport) run(ctx context.Context, t *testing.T, r Rule, traits transp
 		limit *= 4
 	}
 	before := leak.Take()
-	e := &env{h: h, t: t, traits: traits}
+	e := &env{h: h, t: t, traits: traits, soon: cmp.Or(h.patience, soon)}
 	e.ctx, e.stop = context.WithTimeout(ctx, limit)
 	defer e.stop()
 
@@ -94,12 +96,12 @@ func (h *Transport) run(ctx context.Context, t *testing.T, r Rule, traits transp
 	}()
 	select {
 	case <-clean:
-	case <-time.After(2 * soon):
+	case <-time.After(2 * e.soon):
 		failed = append(failed, fmt.Sprintf("closing the transports did not unblock every call within %v; all goroutines:\n\n%s",
-			2*soon, leak.Stacks(maxStacks)))
+			2*e.soon, leak.Stacks(maxStacks)))
 	}
 	if len(failed) == 0 {
-		if err := before.Check(soon); err != nil {
+		if err := before.Check(e.soon); err != nil {
 			failed = append(failed, fmt.Sprintf("RE1: with both transports closed, want nothing of them left, got %v", err))
 		}
 	}
@@ -260,7 +262,7 @@ func (c *call) blocked() {
 }
 
 // wait returns what the call returned, and ends the check if it does not return soon.
-func (c *call) wait() error { return c.within(soon) }
+func (c *call) wait() error { return c.within(c.e.soon) }
 
 // within is wait with another bound.
 func (c *call) within(bound time.Duration) error {
@@ -279,12 +281,12 @@ func (e *env) promptly(name string, f func() error) error { return e.start(name,
 
 // eventually calls f until it says true, and ends the check if it does not soon.
 func (e *env) eventually(what string, f func() bool) {
-	for end := time.Now().Add(soon); !f(); e.sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(e.soon); !f(); e.sleep(5 * time.Millisecond) {
 		if e.ctx.Err() != nil {
 			runtime.Goexit()
 		}
 		if time.Now().After(end) {
-			e.failf("%s: not within %v", what, soon)
+			e.failf("%s: not within %v", what, e.soon)
 		}
 	}
 }

@@ -37,6 +37,9 @@ type Transport struct {
 	// Watchdog is how long one rule may take before it counts as hung. Zero means 30 seconds; rules that move much data
 	// get four times as long, and a program built with the race detector three times as long again.
 	Watchdog time.Duration
+
+	name     string        // of the test that runs the suite, if one does
+	patience time.Duration // replaces soon, for the suite's own tests; zero means soon
 }
 
 // Rule is one promise that the suite checks.

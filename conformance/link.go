@@ -318,7 +318,7 @@ func (e *env) flood(s transport.Stream, seed uint64) *flood {
 
 // stall waits until the flood makes no progress any more.
 func (f *flood) stall() {
-	for last, still := int64(-1), 0; still < 4; {
+	for last, still := int64(-1), 0; still < 3; {
 		select {
 		case <-f.done:
 			if f.err == errNotBlocked {

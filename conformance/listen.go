@@ -281,7 +281,7 @@ func acceptRace(e *env) {
 			e.wantContext("Accept with a short context", err, ctx)
 		}
 		cancel()
-		if e.ctx.Err() != nil || time.Since(last) > soon {
+		if e.ctx.Err() != nil || time.Since(last) > e.soon {
 			e.failf("Accept with contexts that end as connections come: want all %d, got %d", n, i)
 		}
 	}
@@ -381,7 +381,7 @@ func strangersShed(e *env) {
 	server := e.node()
 	ln := e.listen(server)
 	crowd := e.crowd(ln.Addr())
-	end := time.Now().Add(e.h.HandshakeTimeout + soon)
+	end := time.Now().Add(e.h.HandshakeTimeout + e.soon)
 	held := 0
 	for _, c := range crowd {
 		c.SetReadDeadline(end)
@@ -391,7 +391,7 @@ func strangersShed(e *env) {
 		c.Close()
 	}
 	if held > 0 {
-		e.errorf("want connections without a handshake to be closed after %v, got %d of %d open %v later", e.h.HandshakeTimeout, held, len(crowd), soon)
+		e.errorf("want connections without a handshake to be closed after %v, got %d of %d open %v later", e.h.HandshakeTimeout, held, len(crowd), e.soon)
 	}
 }
 

@@ -163,7 +163,7 @@ func acceptStreamRace(e *env) {
 		if err != nil {
 			e.wantContext("AcceptStream with a short context", err, ctx)
 			cancel()
-			if e.ctx.Err() != nil || time.Since(last) > soon {
+			if e.ctx.Err() != nil || time.Since(last) > e.soon {
 				e.failf("AcceptStream with contexts that end as streams come: want all %d streams, got %d", n, i)
 			}
 			continue
@@ -403,8 +403,9 @@ func placesComeBackRude(e *env) {
 	}
 }
 
-// isEnd reports whether err is that of a stream which somebody ended.
+// isEnd reports whether err is that of a stream or connection which somebody ended.
 func isEnd(err error) bool {
 	var r *transport.ResetError
-	return errors.As(err, &r) || errors.Is(err, transport.ErrClosed)
+	var c *transport.CloseError
+	return errors.As(err, &r) || errors.As(err, &c) || errors.Is(err, transport.ErrClosed)
 }

@@ -27,7 +27,7 @@ func nothingRemains(e *env) {
 	e.dial(dialer, l.ln.Addr()) // which nobody accepts
 	e.must(e.promptly("Transport.Close", dialer.Close), "Transport.Close")
 	e.must(e.promptly("Transport.Close", acceptor.Close), "Transport.Close")
-	e.must(before.Check(soon), "Transport.Close of both sides of busy connections")
+	e.must(before.Check(e.soon), "Transport.Close of both sides of busy connections")
 	// Others of the same process are not touched.
 	ln := e.listen(server)
 	e.exchange(e.stream(e.connect(client, ln)))
@@ -81,7 +81,7 @@ func endsLeaveNothing(e *env) {
 	again := e.listen(server)
 	e.visit(client, again, again.Addr())
 	e.must(e.promptly("Listener.Close", again.Close), "Listener.Close")
-	e.must(before.Check(soon), "after connections, streams, dials and listeners that ended, with the transports still there")
+	e.must(before.Check(e.soon), "after connections, streams, dials and listeners that ended, with the transports still there")
 }
 
 func nothingPrinted(e *env) {
@@ -114,6 +114,7 @@ func nothingPrinted(e *env) {
 				}
 				e.sleep(2 * moment)
 			}
+			l.ln = e.listen(l.acceptor) // with nothing in its queue
 			l.redial()
 			l.occupy() // the calls end with the connection
 			e.must(l.dialer.Close(), "Transport.Close")

@@ -107,7 +107,7 @@ func table() []Rule {
 		{"cut-by-reset", "EN5", "A connection that the network resets is lost: every call says so, and none says io.EOF.", needTCP, false, cutReset},
 		{"cut-by-fin", "EN5", "A connection that the network ends without a word of ours is lost: every call says so, and none says io.EOF.", needTCP, false, cutFIN},
 		{"cut-silently", "EN5", "A connection whose network goes silent is lost after the idle time-out.", needNetwork | needIdle, false, cutSilent},
-		{"process-killed", "EN5", "When the other process is killed every call says that the connection is lost.", needTesting | needNetwork | needIdle, false, processKilled},
+		{"process-killed", "EN5", "When the other process is killed every call says that the connection is lost.", needTesting | needNetwork, false, processKilled},
 		{"cause-is-error", "EN6", "The cause of the Context's end is the error of the calls, after a close.", 0, false, causeIsError},
 		{"cause-of-loss", "EN6", "The cause of the Context's end is the error of the calls, after a loss, and stays.", needTCP, false, causeOfLoss},
 		{"one-stream-ends", "EN7", "The connection ends with CodeNone when both sides have closed its one stream.", needOne, false, oneStreamEnds},

@@ -270,10 +270,10 @@ func (e *env) wantLocallyClosed(after string, s transport.Stream) {
 
 // writeFails writes until that fails, which must be soon, and returns the error.
 func (e *env) writeFails(what string, s transport.Stream) error {
-	e.must(s.SetWriteDeadline(time.Now().Add(soon)), "SetWriteDeadline")
+	e.must(s.SetWriteDeadline(time.Now().Add(e.soon)), "SetWriteDeadline")
 	var err error
 	e.promptly(what, func() error {
-		for end := time.Now().Add(soon / 2); err == nil && time.Now().Before(end); e.sleep(time.Millisecond) {
+		for end := time.Now().Add(e.soon / 2); err == nil && time.Now().Before(end); e.sleep(time.Millisecond) {
 			_, err = s.Write([]byte("more"))
 		}
 		return nil
