@@ -75,6 +75,10 @@ func TestConverseForms(t *testing.T) {
 				if err := <-served; err != nil {
 					t.Error(err)
 				}
+				us.mu.Lock()
+				defer us.mu.Unlock()
+				them.mu.Lock()
+				defer them.mu.Unlock()
 				var wantUs, wantThem []string
 				for n := range last + 1 {
 					if n%2 == 0 {
