@@ -92,7 +92,9 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 }
 
 // Traits implements [transport.Transport].
-func (t *Transport) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
+func (t *Transport) Traits() transport.Traits {
+	return transport.Traits{Scheme: Scheme, LocalPeer: t.net.LocalPeer()}
+}
 
 // Dial implements [transport.Transport].
 func (t *Transport) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {

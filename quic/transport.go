@@ -112,7 +112,9 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 }
 
 // Traits implements [transport.Transport].
-func (t *Transport) Traits() transport.Traits { return transport.Traits{Scheme: scheme} }
+func (t *Transport) Traits() transport.Traits {
+	return transport.Traits{Scheme: scheme, LocalPeer: t.id}
+}
 
 // Listen implements [transport.Transport]. Of a DNS name that has several addresses the first is used, preferably an
 // IPv4 one.

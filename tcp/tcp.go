@@ -63,7 +63,7 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 
 // Traits implements [transport.Transport].
 func (t *Transport) Traits() transport.Traits {
-	return transport.Traits{Scheme: Scheme, OneStream: true}
+	return transport.Traits{Scheme: Scheme, LocalPeer: t.net.LocalPeer(), OneStream: true}
 }
 
 // Dial implements [transport.Transport].

@@ -49,6 +49,8 @@ type Transport interface {
 type Traits struct {
 	// Scheme is the scheme of the transport's addresses.
 	Scheme string
+	// LocalPeer is the ID of the key that the transport was made with.
+	LocalPeer identity.ID
 	// OneStream says that a connection carries one stream, opened by the side that dialled, and ends with it. Opening a
 	// second stream, or one from the accepting side, fails with errors.ErrUnsupported.
 	OneStream bool

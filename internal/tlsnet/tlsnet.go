@@ -86,6 +86,9 @@ func New(key identity.Key, cfg Config) (*Transport, error) {
 	return t, nil
 }
 
+// LocalPeer returns the ID of the key that the transport was made with.
+func (t *Transport) LocalPeer() identity.ID { return t.key.ID() }
+
 // begin registers a piece of work that Close must wait for; it reports false after Close.
 func (t *Transport) begin() bool {
 	t.mu.Lock()

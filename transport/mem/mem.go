@@ -155,7 +155,9 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 }
 
 // Traits implements [transport.Transport].
-func (t *Transport) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
+func (t *Transport) Traits() transport.Traits {
+	return transport.Traits{Scheme: Scheme, LocalPeer: t.id}
+}
 
 func (t *Transport) check(addr transport.Addr) error {
 	if err := addr.Check(Scheme); err != nil {

@@ -1,0 +1,386 @@
+package pheromones
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/protocol"
+	"github.com/Blockchain-CN/pheromones/protocol/greeting"
+	"github.com/Blockchain-CN/pheromones/router"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// Config says what a [Node] is. Transports is required; the zero value of everything else works. New copies it.
+type Config struct {
+	// Name is what this node calls itself: at most 255 bytes of UTF-8. Names are labels: other nodes may bear the same.
+	Name string
+	// Transports are how the node reaches peers and is reached, in order of preference; all made with one key, each of a
+	// scheme of its own. The node owns them from now on and closes them when it is shut down.
+	Transports []transport.Transport
+	// Handler answers messages of peers, but for the operations of the greeting and "ping", which the node answers itself.
+	// It is called from many goroutines at once. Nil answers that every operation is unknown.
+	Handler protocol.Handler
+	// Limit bounds one message, in bytes, in either direction. Zero or less means 16 MiB.
+	Limit int
+	// DialTimeout bounds one attempt at one address. Zero or less means 10 s.
+	DialTimeout time.Duration
+	// MaxRoutes bounds the table of routes. Zero or less means 16384.
+	MaxRoutes int
+	// Parallel bounds how many peers DispatchAll talks to at once. Zero or less means 64.
+	Parallel int
+	// Logger gets what no caller is told. Nil is silent.
+	Logger *slog.Logger
+}
+
+// ErrClosed is what calls on a node that was closed or shut down fail with. It is net.ErrClosed.
+var ErrClosed = fmt.Errorf("pheromones: the node is closed: %w", net.ErrClosed)
+
+// Node is one participant: it listens, dials, keeps routes to peers and talks to them. It is safe for concurrent use.
+type Node struct {
+	cfg      Config
+	protocol protocol.Config
+	handler  protocol.Handler
+	router   *router.Router
+	log      *slog.Logger
+
+	ctx      context.Context // ends when the node stops listening
+	stop     context.CancelFunc
+	running  sync.WaitGroup // accept loops; Add is called with mu held and closing false
+	mu       sync.Mutex
+	closing  bool // Shutdown or Close was called
+	closed   chan struct{}
+	once     sync.Once // of what ends with closed
+	bound    []transport.Listener
+	services map[string]*serviceListener
+	active   int           // messages and conversations being answered
+	idle     chan struct{} // closed when closing and active is 0
+}
+
+// New returns a node that does not listen yet. It fails if cfg cannot be: no transports, two of one scheme or of different
+// keys, or a name that is too long.
+func New(cfg Config) (*Node, error) {
+	n := &Node{
+		cfg: cfg, log: cfg.Logger, closed: make(chan struct{}), idle: make(chan struct{}),
+		services: make(map[string]*serviceListener),
+		protocol: protocol.Config{Name: cfg.Name, Limit: cfg.Limit, Logger: cfg.Logger},
+	}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	n.cfg.Transports = slices.Clone(cfg.Transports)
+	var err error
+	n.router, err = router.New(router.Config{
+		Transports: n.cfg.Transports, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout,
+		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pheromones: %w", err)
+	}
+	n.router.SetSelf(cfg.Name, nil)
+	if _, err := greeting.ConnectMessage(n.router.Self()); err != nil {
+		return nil, fmt.Errorf("pheromones: the name %.40q cannot be one: %w", cfg.Name, err)
+	}
+	n.handler = greeting.Handler(n.router, answerPing(cfg.Handler))
+	n.ctx, n.stop = context.WithCancel(context.Background())
+	return n, nil
+}
+
+// ID returns the node's ID, which is that of its transports.
+func (n *Node) ID() identity.ID { return n.router.ID() }
+
+// Name returns the node's name.
+func (n *Node) Name() string { return n.cfg.Name }
+
+// Start listens at every one of addrs ("quic://0.0.0.0:4001"; port 0 is any free one) and serves in the background until the
+// node is closed or shut down. It returns when all of them are bound, or fails and leaves none of them bound. [Node.Addrs]
+// then says where. ctx bounds the call only.
+func (n *Node) Start(ctx context.Context, addrs ...string) error {
+	_, err := n.start(ctx, addrs)
+	return err
+}
+
+func (n *Node) start(ctx context.Context, addrs []string) (bound []transport.Listener, err error) {
+	if len(addrs) == 0 {
+		return nil, errors.New(`pheromones: no address to listen at; give one, such as "quic://0.0.0.0:0"`)
+	}
+	defer func() {
+		if err != nil {
+			for _, l := range bound {
+				l.Close()
+			}
+		}
+	}()
+	for _, s := range addrs {
+		l, err := n.bind(ctx, s)
+		if err != nil {
+			return bound, fmt.Errorf("pheromones: %w", err)
+		}
+		bound = append(bound, l)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return bound, ErrClosed
+	}
+	n.bound = append(n.bound, bound...)
+	n.running.Add(len(bound))
+	for _, l := range bound {
+		go n.accept(l)
+	}
+	n.announce()
+	return bound, nil
+}
+
+func (n *Node) bind(ctx context.Context, s string) (transport.Listener, error) {
+	addr, err := transport.ParseAddr(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range n.cfg.Transports {
+		if t.Traits().Scheme == addr.Scheme {
+			return t.Listen(ctx, addr)
+		}
+	}
+	return nil, fmt.Errorf("%w: %s: this node has no transport of the scheme %q", transport.ErrBadAddr, s, addr.Scheme)
+}
+
+// announce makes the listeners' addresses what the node tells of itself, with mu held.
+func (n *Node) announce() {
+	n.router.SetSelf(n.cfg.Name, advertised(n.bound))
+}
+
+// ListenAndServe is [Node.Start], and then waits. When ctx ends it stops listening at addrs and returns nil; links that were
+// accepted live on until the node is closed. When the node is closed or shut down it returns [ErrClosed].
+func (n *Node) ListenAndServe(ctx context.Context, addrs ...string) error {
+	bound, err := n.start(ctx, addrs)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-n.closed:
+		return ErrClosed
+	case <-ctx.Done():
+	}
+	for _, l := range bound {
+		l.Close()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bound = slices.DeleteFunc(n.bound, func(l transport.Listener) bool { return slices.Contains(bound, l) })
+	n.announce()
+	return nil
+}
+
+// accept hands the connections of a listener to the router until the listener is closed.
+func (n *Node) accept(l transport.Listener) {
+	defer n.running.Done()
+	for {
+		c, err := l.Accept(n.ctx)
+		if err != nil {
+			if n.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				n.log.Error("pheromones: a listener has ended", "addr", l.Addr(), "err", err)
+			}
+			return
+		}
+		n.router.Accept(c)
+	}
+}
+
+// Addrs returns the addresses at which the node listens, with their real ports and the node's ID. One that is bound to every
+// interface is given as the interfaces' own addresses. The result is the caller's.
+func (n *Node) Addrs() []transport.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return advertised(n.bound)
+}
+
+// Add reaches whoever is at addr, greets it and remembers it: this node and the peer become each other's route, learn of the
+// peers the other knows, and the peers the other one has links with learn of this node. If addr has an ID the peer must prove
+// to be it. It returns the peer's ID when the greeting is over, or an error that says how far it came; ctx bounds all of it.
+func (n *Node) Add(ctx context.Context, addr string) (identity.ID, error) {
+	a, err := transport.ParseAddr(addr)
+	if err != nil {
+		return identity.ID{}, fmt.Errorf("pheromones: add: %w", err)
+	}
+	id, err := n.router.Add(ctx, a, n.handler)
+	if err != nil {
+		return id, fmt.Errorf("pheromones: add: %w", n.closedError(err))
+	}
+	return id, nil
+}
+
+// closedError makes the error of a call that the node's end has broken off say so.
+func (n *Node) closedError(err error) error {
+	select {
+	case <-n.closed:
+		return errors.Join(ErrClosed, err)
+	default:
+		return err
+	}
+}
+
+// resolve returns whom to means: an ID, the name that one known peer bears, or an address.
+func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
+	if a, err := transport.ParseAddr(to); err == nil {
+		return n.router.Reach(ctx, a)
+	}
+	return n.router.Resolve(to)
+}
+
+// Dispatch sends m to a peer and returns its reply, which is none ([protocol.Message.IsNone]) if the peer had nothing to say.
+// to is an ID, a name that one known peer bears, or an address, whose peer is reached without a greeting. It returns when the
+// reply is there, when it is certain that none will come, or when ctx ends.
+//
+// The peer's handler runs at most once. Only a message that certainly did not reach it is sent again.
+//
+// Errors are a [*router.AmbiguousError], a [*router.DialError] that lists every address tried, [router.ErrUnknownPeer], a
+// [*protocol.RemoteError] if the peer refused or failed, or a [*protocol.ExchangeError].
+func (n *Node) Dispatch(ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+	id, err := n.resolve(ctx, to)
+	if err == nil {
+		m, err = n.router.Dispatch(ctx, id, m)
+	}
+	if err != nil {
+		return protocol.Message{}, fmt.Errorf("pheromones: dispatch to %s: %w", to, n.closedError(err))
+	}
+	return m, nil
+}
+
+// DispatchAll sends m to every known peer and returns what each made of it, by ID. Peers are talked to side by side, so that a
+// slow one delays no other. It returns when the last has answered or failed, or soon after ctx has ended.
+func (n *Node) DispatchAll(ctx context.Context, m protocol.Message) map[identity.ID]router.Result {
+	return n.router.DispatchAll(ctx, m)
+}
+
+// Converse holds a conversation with a peer, named as in [Node.Dispatch]: it sends first, gives the reply to the node's
+// handler, sends what that returns, and so on until either side returns none. The same handlers serve on every transport. It
+// returns nil at the conversation's end, else what broke it off; ctx bounds all of it.
+func (n *Node) Converse(ctx context.Context, to string, first protocol.Message) error {
+	id, err := n.resolve(ctx, to)
+	if err == nil {
+		err = n.router.Converse(ctx, id, first, n.handler)
+	}
+	if err != nil {
+		return fmt.Errorf("pheromones: converse with %s: %w", to, n.closedError(err))
+	}
+	return nil
+}
+
+// Delete forgets a peer, named by an ID, an address with an ID, or a name. Links with it take no new message and close when
+// what runs on them has ended. Hints of other peers do not bring it back; a new Add does, or the peer's own greeting.
+func (n *Node) Delete(to string) error {
+	id, err := n.router.Resolve(to)
+	if err == nil {
+		err = n.router.Delete(id)
+	}
+	if err != nil {
+		return fmt.Errorf("pheromones: delete %s: %w", to, err)
+	}
+	return nil
+}
+
+// Routes returns the known peers, ordered by name and ID. The result is the caller's.
+func (n *Node) Routes() []router.Route { return n.router.Routes() }
+
+// Watch returns a watcher of the changes of routes and links from now on. Its user closes it.
+func (n *Node) Watch() *router.Watcher { return n.router.Watch() }
+
+// opPing and opPong are the operations by which a node is asked whether it is there.
+const (
+	opPing = "ping"
+	opPong = "pong"
+)
+
+func answerPing(next protocol.Handler) protocol.Handler {
+	if next == nil {
+		next = new(protocol.Table)
+	}
+	return protocol.HandlerFunc(func(ctx context.Context, m protocol.Message) (protocol.Message, error) {
+		switch m.Operation {
+		case opPing:
+			return protocol.Message{Operation: opPong, Data: m.Data}, nil
+		case opPong:
+			return protocol.Message{}, nil
+		}
+		return next.Handle(ctx, m)
+	})
+}
+
+// Ping sends an empty message to a peer, named as in [Node.Dispatch], and returns how long its reply took, with the time to
+// dial if there was no link. ctx bounds it.
+func (n *Node) Ping(ctx context.Context, to string) (time.Duration, error) {
+	start := time.Now()
+	reply, err := n.Dispatch(ctx, to, protocol.Message{Operation: opPing})
+	if err == nil && reply.Operation != opPong {
+		err = fmt.Errorf("pheromones: ping %s: the reply was %q, want %q", to, reply.Operation, opPong)
+	}
+	return time.Since(start), err
+}
+
+// Shutdown stops the node gracefully. It stops listening, tells the peers it has links with, refuses new streams with
+// CodeShutdown, and waits until the handlers that run have answered or ctx has ended. Then it closes links, service
+// connections and transports. It returns ctx's error if handlers were cut off, else nil. A second call waits like the first.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.quiesce()
+	n.router.Farewell(ctx)
+	var err error
+	select {
+	case <-n.idle:
+	case <-ctx.Done():
+		select {
+		case <-n.idle:
+		default:
+			err = fmt.Errorf("pheromones: shutdown cut off handlers: %w", context.Cause(ctx))
+		}
+	}
+	return errors.Join(err, n.end("the node shuts down"))
+}
+
+// Close stops the node at once: handlers' contexts end, and links, service connections and transports are closed. It returns
+// when every goroutine of the node has ended, which includes handlers. Closing twice is no error.
+func (n *Node) Close() error {
+	n.quiesce()
+	return n.end("the node closes")
+}
+
+// quiesce makes the node take nothing new.
+func (n *Node) quiesce() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return
+	}
+	n.closing = true
+	n.stop()
+	for _, l := range n.bound {
+		l.Close()
+	}
+	for _, s := range n.services {
+		s.end()
+	}
+	n.router.Drain()
+	if n.active == 0 {
+		close(n.idle)
+	}
+}
+
+// end closes everything, once, and waits for it.
+func (n *Node) end(reason string) error {
+	var errs []error
+	n.once.Do(func() {
+		close(n.closed)
+		n.router.Close(transport.CodeShutdown, reason)
+		for _, t := range n.cfg.Transports {
+			errs = append(errs, t.Close())
+		}
+		n.running.Wait()
+	})
+	return errors.Join(errs...)
+}

@@ -1,0 +1,363 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// Attempt is one address that was tried.
+type Attempt struct {
+	Addr    transport.Addr
+	Elapsed time.Duration
+	Err     error
+}
+
+// DialError says that a peer could not be reached: every address that was tried, and why each failed. It wraps all of the
+// reasons.
+type DialError struct {
+	Peer     identity.ID
+	Attempts []Attempt
+}
+
+func (e *DialError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "router: peer %s was not reached; %d addresses were tried", e.Peer, len(e.Attempts))
+	for _, a := range e.Attempts {
+		fmt.Fprintf(&b, "; after %v: %v", a.Elapsed.Round(time.Millisecond), a.Err)
+	}
+	return b.String()
+}
+
+// Unwrap returns the reasons.
+func (e *DialError) Unwrap() []error {
+	errs := make([]error, len(e.Attempts))
+	for i, a := range e.Attempts {
+		errs[i] = a.Err
+	}
+	return errs
+}
+
+// dialing is a dial for a long connection that any number of callers wait for.
+type dialing struct {
+	cancel  context.CancelFunc
+	waiters int           // guarded by Router.mu
+	done    chan struct{} // closed when link and err are set
+	link    *link
+	err     error
+}
+
+// Open opens a stream to a peer: on a link if there is one, else on a connection dialled for it, which is then kept as a link
+// unless it carries one stream only (oneStream). Callers at once share a dial. Open returns when it has the stream, when every
+// address has failed, with a [*DialError], or when ctx ends. It fails with [ErrUnknownPeer], [ErrNoAddress] or [ErrSelf] if
+// there is nothing to dial. The stream is the caller's, who must close or reset it.
+func (r *Router) Open(ctx context.Context, id identity.ID) (s transport.Stream, oneStream bool, err error) {
+	// A link may end between being found and being used; the next round dials.
+	for range 3 {
+		var l *link
+		var c transport.Conn
+		if l, c, err = r.connect(ctx, id); err != nil {
+			return nil, false, err
+		}
+		if l == nil {
+			s, err = openSingle(ctx, c)
+			return s, true, err
+		}
+		if s, err = l.open(ctx); err == nil || !ended(err) {
+			return s, false, err
+		}
+	}
+	return nil, false, err
+}
+
+// openSingle opens the stream of a connection that was dialled for it.
+func openSingle(ctx context.Context, c transport.Conn) (transport.Stream, error) {
+	s, err := c.OpenStream(ctx)
+	if err != nil {
+		c.CloseWithError(transport.CodeCancelled, "")
+	}
+	return s, err
+}
+
+// bound returns ctx, ended also by Close.
+func (r *Router) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(r.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// connect returns a link with the peer, or a connection for one stream.
+func (r *Router) connect(ctx context.Context, id identity.ID) (*link, transport.Conn, error) {
+	if id == r.self {
+		return nil, nil, ErrSelf
+	}
+	r.mu.Lock()
+	rt := r.routes[id]
+	if r.closed || rt == nil || !rt.known() && len(rt.links) == 0 {
+		closed := r.closed
+		r.mu.Unlock()
+		if closed {
+			return nil, nil, ErrClosed
+		}
+		return nil, nil, fmt.Errorf("%w: %s", ErrUnknownPeer, id)
+	}
+	if l := rt.best(r.self); l != nil {
+		r.mu.Unlock()
+		return l, nil, nil
+	}
+	addrs := r.candidates(rt)
+	r.mu.Unlock()
+	if len(addrs) == 0 {
+		return nil, nil, fmt.Errorf("%w: %s", ErrNoAddress, id)
+	}
+	var long, short []transport.Addr
+	for _, a := range addrs {
+		if r.transports[a.Scheme].Traits().OneStream {
+			short = append(short, a)
+		} else {
+			long = append(long, a)
+		}
+	}
+	return r.dialBoth(ctx, id, long, short, len(short) > 0 && addrs[0] == short[0])
+}
+
+// outcome is what one of the two dials of dialBoth came to.
+type outcome struct {
+	link *link
+	conn transport.Conn
+	err  error
+}
+
+// dialBoth races a dial for a long connection, shared with other callers, and one for a single stream, of this caller's own.
+// The second starts when the first has failed or has taken Config.RaceDelay.
+func (r *Router) dialBoth(ctx context.Context, id identity.ID, long, short []transport.Addr, shortFirst bool) (*link, transport.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	outcomes := make(chan outcome, 2)
+	start := []func(){
+		func() { outcomes <- r.dialLong(ctx, id, long) },
+		func() {
+			c, err := r.race(ctx, id, short)
+			outcomes <- outcome{conn: c, err: err}
+		},
+	}
+	if shortFirst {
+		start[0], start[1] = start[1], start[0]
+	}
+	if len(long) == 0 || len(short) == 0 {
+		if len(long) == 0 {
+			c, err := r.race(ctx, id, short)
+			return nil, c, err
+		}
+		o := r.dialLong(ctx, id, long)
+		return o.link, nil, o.err
+	}
+	var failed []error
+	running := 0
+	next := func() {
+		if len(start) > 0 && r.begin() {
+			running++
+			f := start[0]
+			start = start[1:]
+			go func() {
+				defer r.running.Done()
+				f()
+			}()
+		}
+	}
+	next()
+	timer := time.NewTimer(r.cfg.raceDelay())
+	defer timer.Stop()
+	for running > 0 {
+		select {
+		case <-timer.C:
+			next()
+		case o := <-outcomes:
+			running--
+			if o.err != nil {
+				failed = append(failed, o.err)
+				next()
+				continue
+			}
+			if o.conn != nil && !shortFirst {
+				// The long connection is on its way or nowhere; until that is known, exchanges do not wait for it first.
+				for _, a := range long {
+					r.note(id, a, false)
+				}
+			}
+			cancel()
+			for ; running > 0; running-- {
+				if late := <-outcomes; late.conn != nil {
+					late.conn.CloseWithError(transport.CodeCancelled, "another connection was faster")
+				}
+			}
+			return o.link, o.conn, nil
+		}
+	}
+	if len(failed) == 0 {
+		return nil, nil, ErrClosed
+	}
+	return nil, nil, joinDialErrors(id, failed)
+}
+
+// joinDialErrors makes one error of those of several races.
+func joinDialErrors(id identity.ID, errs []error) error {
+	all := &DialError{Peer: id}
+	for _, err := range errs {
+		var d *DialError
+		if !errors.As(err, &d) {
+			return err
+		}
+		all.Attempts = append(all.Attempts, d.Attempts...)
+	}
+	return all
+}
+
+// dialLong waits for the dial for a long connection that is under way, or starts one.
+func (r *Router) dialLong(ctx context.Context, id identity.ID, addrs []transport.Addr) outcome {
+	r.mu.Lock()
+	rt := r.routes[id]
+	if r.closed || rt == nil {
+		r.mu.Unlock()
+		return outcome{err: ErrClosed}
+	}
+	if l := rt.best(r.self); l != nil {
+		r.mu.Unlock()
+		return outcome{link: l}
+	}
+	d := rt.dialing
+	if d == nil {
+		d = &dialing{done: make(chan struct{})}
+		var dialCtx context.Context
+		dialCtx, d.cancel = context.WithCancel(r.ctx)
+		rt.dialing = d
+		r.running.Add(1)
+		go r.dial(dialCtx, d, id, addrs)
+	}
+	d.waiters++
+	r.mu.Unlock()
+	var err error
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.waiters--; d.waiters == 0 {
+		d.cancel()
+	}
+	if err != nil {
+		return outcome{err: fmt.Errorf("router: dial peer %s: %w", id, err)}
+	}
+	return outcome{link: d.link, err: d.err}
+}
+
+// dial is the goroutine of a dial for a long connection.
+func (r *Router) dial(ctx context.Context, d *dialing, id identity.ID, addrs []transport.Addr) {
+	defer r.running.Done()
+	defer d.cancel()
+	c, err := r.race(ctx, id, addrs)
+	if err == nil {
+		if d.link = r.attach(c); d.link == nil {
+			err = ErrClosed
+		}
+	}
+	d.err = err
+	r.mu.Lock()
+	if rt := r.routes[id]; rt != nil && rt.dialing == d {
+		rt.dialing = nil
+	}
+	r.sweep(id)
+	close(d.done)
+	r.mu.Unlock()
+}
+
+// race dials addresses one after the other, each when the one before has failed or has taken Config.RaceDelay, and returns
+// the first connection. The others are given up.
+func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Addr) (transport.Conn, error) {
+	type result struct {
+		Attempt
+		conn transport.Conn
+	}
+	ctx, cancel := r.bound(ctx)
+	defer cancel()
+	results := make(chan result, len(addrs))
+	running := 0
+	next := func() {
+		if len(addrs) == 0 {
+			return
+		}
+		a := addrs[0]
+		addrs = addrs[1:]
+		running++
+		go func() {
+			start := time.Now()
+			c, err := r.attempt(ctx, a)
+			results <- result{Attempt{a, time.Since(start), err}, c}
+		}()
+	}
+	// Every goroutine is waited for: transports return from Dial soon after its context has ended.
+	defer func() {
+		cancel()
+		for ; running > 0; running-- {
+			if late := <-results; late.conn != nil {
+				late.conn.CloseWithError(transport.CodeCancelled, "another connection was faster")
+			}
+		}
+	}()
+	next()
+	failed := &DialError{Peer: id}
+	timer := time.NewTimer(r.cfg.raceDelay())
+	defer timer.Stop()
+	for running > 0 {
+		select {
+		case <-timer.C:
+			next()
+			timer.Reset(r.cfg.raceDelay())
+		case res := <-results:
+			running--
+			if res.Err == nil {
+				r.note(id, res.Addr, true)
+				return res.conn, nil
+			}
+			if ctx.Err() == nil {
+				r.note(id, res.Addr, false)
+				next()
+			}
+			failed.Attempts = append(failed.Attempts, res.Attempt)
+		}
+	}
+	return nil, failed
+}
+
+// attempt dials one address.
+func (r *Router) attempt(ctx context.Context, a transport.Addr) (transport.Conn, error) {
+	ctx, stop := r.bound(ctx)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.dialTimeout())
+	defer cancel()
+	return r.transports[a.Scheme].Dial(ctx, a)
+}
+
+// note remembers whether an address worked, for the order in which addresses are tried.
+func (r *Router) note(id identity.ID, a transport.Addr, worked bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rt := r.routes[id]
+	switch {
+	case rt == nil:
+	case worked:
+		delete(rt.failed, a)
+	case len(rt.failed) < 64:
+		if rt.failed == nil {
+			rt.failed = make(map[transport.Addr]failures)
+		}
+		rt.failed[a] = failures{rt.failed[a].count + 1, time.Now()}
+	}
+}

@@ -1,0 +1,217 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/protocol"
+	"github.com/Blockchain-CN/pheromones/protocol/greeting"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// Result is what one peer made of a message to all.
+type Result struct {
+	Reply   protocol.Message
+	Err     error
+	Elapsed time.Duration
+}
+
+// Dispatch sends a message to a peer and returns its reply, which is none if the peer has nothing to say. It returns when the
+// reply is there, when it is certain that none will come, or when ctx ends. The peer executes the message at most once: only
+// one that certainly was not executed, because its link had ended, is sent again. Errors are those of [Router.Open] and
+// [protocol.Exchange]. m.Data is not used after Dispatch has returned.
+func (r *Router) Dispatch(ctx context.Context, id identity.ID, m protocol.Message) (protocol.Message, error) {
+	if m.ID.IsZero() {
+		m.ID = protocol.NewMessageID()
+	}
+	for round := 1; ; round++ {
+		s, _, err := r.Open(ctx, id)
+		if err != nil {
+			return protocol.Message{}, err
+		}
+		reply, err := protocol.Exchange(ctx, s, id, m, r.cfg.Protocol)
+		if err == nil || round == 3 || !ended(err) || !protocol.NotExecuted(err) {
+			return reply, err
+		}
+	}
+}
+
+// DispatchAll sends a message to every known peer and returns what each made of it. Peers are talked to at once, as many as
+// Config.Parallel; none waits for another's reply. It returns when the last has answered or failed, or soon after ctx has
+// ended. Every peer gets an ID of its own for the message, unless m.ID is set.
+func (r *Router) DispatchAll(ctx context.Context, m protocol.Message) map[identity.ID]Result {
+	var peers []identity.ID
+	r.mu.Lock()
+	for id, rt := range r.routes {
+		if rt.known() {
+			peers = append(peers, id)
+		}
+	}
+	r.mu.Unlock()
+	var mu sync.Mutex
+	results := make(map[identity.ID]Result, len(peers))
+	r.each(peers, func(id identity.ID) {
+		start := time.Now()
+		reply, err := r.Dispatch(ctx, id, m)
+		mu.Lock()
+		defer mu.Unlock()
+		results[id] = Result{Reply: reply, Err: err, Elapsed: time.Since(start)}
+	})
+	return results
+}
+
+// Converse holds a conversation with a peer: it sends first, gives the reply to h, sends what h returns, and so on until
+// either side has nothing more to say. Over a link the steps flow on one stream; over connections of one stream each step is
+// an exchange of its own. It returns nil at the conversation's end, else what broke it off; ctx bounds all of it.
+func (r *Router) Converse(ctx context.Context, id identity.ID, first protocol.Message, h protocol.Handler) error {
+	s, oneStream, err := r.Open(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !oneStream {
+		return protocol.Converse(ctx, s, id, first, h, r.cfg.Protocol)
+	}
+	return r.converseBy(ctx, id, s, func(ctx context.Context) (transport.Stream, error) {
+		s, _, err := r.Open(ctx, id)
+		return s, err
+	}, first, h)
+}
+
+// converseBy holds a conversation in which each step has a stream of its own: the first one s, the others from open.
+func (r *Router) converseBy(ctx context.Context, id identity.ID, s transport.Stream, open func(context.Context) (transport.Stream, error),
+	first protocol.Message, h protocol.Handler,
+) error {
+	exchange := func(ctx context.Context, m protocol.Message) (reply protocol.Message, err error) {
+		if s == nil {
+			if s, err = open(ctx); err != nil {
+				return protocol.Message{}, err
+			}
+		}
+		stream := s
+		s = nil
+		return protocol.Exchange(ctx, stream, id, m, r.cfg.Protocol)
+	}
+	err := protocol.ConverseBy(ctx, exchange, first, h, r.cfg.Protocol)
+	if s != nil {
+		s.Reset(transport.CodeCancelled)
+	}
+	return err
+}
+
+// Add reaches whoever is at addr (that must be addr.Peer, if it is set), greets it and remembers it. h is the handler of the
+// conversation, which must know the greeting. It returns the peer's ID, also with an error if it came that far. ctx bounds
+// all of it.
+func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handler) (identity.ID, error) {
+	t := r.transports[addr.Scheme]
+	switch {
+	case t == nil:
+		return addr.Peer, fmt.Errorf("%w: %s", ErrNoAddress, addr)
+	case addr.Peer == r.self:
+		return addr.Peer, fmt.Errorf("router: add %s: %w", addr, ErrSelf)
+	case !r.begin():
+		return addr.Peer, ErrClosed
+	}
+	defer r.running.Done()
+	ctx, cancel := r.bound(ctx)
+	defer cancel()
+	first, err := greeting.ConnectMessage(r.Self())
+	if err != nil {
+		return addr.Peer, err
+	}
+	c, err := r.attempt(ctx, addr)
+	if err != nil {
+		return addr.Peer, err
+	}
+	id := c.Info().RemotePeer
+	addr.Peer = id
+	if id == r.self {
+		c.CloseWithError(transport.CodeRefused, "the peer is this node itself")
+		return id, fmt.Errorf("router: add %s: %w", addr, ErrSelf)
+	}
+	if t.Traits().OneStream {
+		err = r.greetBy(ctx, t, c, addr, first, h)
+	} else {
+		err = r.greet(ctx, c, first, h)
+	}
+	if err != nil {
+		return id, fmt.Errorf("router: greet %s: %w", addr, err)
+	}
+	return id, r.Introduce(addr)
+}
+
+// greet holds the greeting over a long connection, which becomes a link; a link that is there already is used instead.
+func (r *Router) greet(ctx context.Context, c transport.Conn, first protocol.Message, h protocol.Handler) error {
+	id := c.Info().RemotePeer
+	r.mu.Lock()
+	l := r.get(id).best(r.self)
+	r.mu.Unlock()
+	if l != nil {
+		c.CloseWithError(transport.CodeSuperseded, "there is a link already")
+	} else if l = r.attach(c); l == nil {
+		return ErrClosed
+	}
+	s, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	return protocol.Converse(ctx, s, id, first, h, r.cfg.Protocol)
+}
+
+// greetBy holds the greeting over connections of one stream, of which c is the first.
+func (r *Router) greetBy(ctx context.Context, t transport.Transport, c transport.Conn, addr transport.Addr, first protocol.Message, h protocol.Handler) error {
+	s, err := openSingle(ctx, c)
+	if err != nil {
+		return err
+	}
+	open := func(ctx context.Context) (transport.Stream, error) {
+		c, err := r.attempt(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		return openSingle(ctx, c)
+	}
+	return r.converseBy(ctx, addr.Peer, s, open, first, h)
+}
+
+// Reach makes sure that there is a route to whoever is at addr, without greeting, and returns the peer's ID. It dials only if
+// the ID is not in addr and no route was introduced by it.
+func (r *Router) Reach(ctx context.Context, addr transport.Addr) (identity.ID, error) {
+	t := r.transports[addr.Scheme]
+	if t == nil {
+		return addr.Peer, fmt.Errorf("%w: %s", ErrNoAddress, addr)
+	}
+	if addr.Peer.IsZero() {
+		addr.Peer = r.introduced(addr)
+	}
+	if !addr.Peer.IsZero() {
+		return addr.Peer, r.Introduce(addr)
+	}
+	c, err := r.attempt(ctx, addr)
+	if err != nil {
+		return addr.Peer, err
+	}
+	addr.Peer = c.Info().RemotePeer
+	if t.Traits().OneStream {
+		c.CloseWithError(transport.CodeNone, "")
+	} else if r.attach(c) == nil && addr.Peer != r.self {
+		return addr.Peer, ErrClosed
+	}
+	return addr.Peer, r.Introduce(addr)
+}
+
+// introduced returns the peer that was introduced at the address, whose Peer is not known, or zero.
+func (r *Router) introduced(addr transport.Addr) identity.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, rt := range r.routes {
+		for _, a := range rt.added {
+			if a.Scheme == addr.Scheme && a.HostPort == addr.HostPort && rt.known() {
+				return id
+			}
+		}
+	}
+	return identity.ID{}
+}

@@ -1,0 +1,224 @@
+package router
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/protocol/greeting"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// Route is what the router knows of a peer: a snapshot.
+type Route struct {
+	ID        identity.ID      `json:"id"`
+	Name      string           `json:"name,omitempty"`  // the peer's label; others may bear it too
+	Addrs     []transport.Addr `json:"addrs,omitempty"` // where it may be reached, the most promising first
+	FirstHand bool             `json:"first_hand"`      // the peer itself told us; else another peer did
+	Links     []Link           `json:"links,omitempty"` // the long connections with it
+}
+
+// Link is a long connection with a peer.
+type Link struct {
+	Addr   transport.Addr `json:"addr"` // the peer's end
+	Dialer bool           `json:"dialer"`
+	Since  time.Time      `json:"since"`
+}
+
+// route is the state of one peer. It is guarded by Router.mu.
+type route struct {
+	fact    greeting.Notice             // the newest that was taken
+	first   bool                        // the peer itself has told fact
+	added   []transport.Addr            // where a caller of ours reached it, or told us to
+	hints   []transport.Addr            // what others said later of a peer that we know first-hand
+	deleted bool                        // by a caller: hints do not bring it back
+	failed  map[transport.Addr]failures // addresses whose last attempt failed
+
+	links   []*link
+	dialing *dialing // the one dial under way for a long connection
+}
+
+// failures is how often an address has failed in a row, and when it did last.
+type failures struct {
+	count int
+	last  time.Time
+}
+
+// known reports whether the peer counts as one of ours.
+func (rt *route) known() bool {
+	return !rt.deleted && rt.fact.Change != greeting.Left && (rt.fact.Peer.Seq != 0 || rt.first || len(rt.added) > 0)
+}
+
+// get returns the state of a peer, made if need be, with mu held. It does not count as known yet.
+func (r *Router) get(id identity.ID) *route {
+	rt := r.routes[id]
+	if rt == nil {
+		rt = &route{fact: greeting.Notice{Change: greeting.Arrived, Peer: greeting.Peer{ID: id}}}
+		r.routes[id] = rt
+	}
+	return rt
+}
+
+// sweep forgets the state of a peer of which nothing is left to know, with mu held.
+func (r *Router) sweep(id identity.ID) {
+	if rt := r.routes[id]; rt != nil && !rt.known() && !rt.deleted && len(rt.links) == 0 && rt.dialing == nil &&
+		rt.fact.Change != greeting.Left {
+		delete(r.routes, id)
+	}
+}
+
+// penalty returns how many places an address that failed of late is put back.
+func (f failures) penalty(now time.Time) int {
+	if now.Sub(f.last) > min(time.Minute<<min(f.count, 10), 10*time.Minute) {
+		return 0
+	}
+	return f.count
+}
+
+// addresses returns all that is known of where a peer may be reached, with mu held: by transport in the order of preference,
+// those that failed of late behind the others, those of transports that we have not last.
+func (r *Router) addresses(rt *route) []transport.Addr {
+	var addrs []transport.Addr
+	for _, list := range [][]transport.Addr{rt.added, rt.fact.Peer.Addrs, rt.hints} {
+		for _, a := range list {
+			a.Peer = rt.fact.Peer.ID
+			if !slices.Contains(addrs, a) {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	now := time.Now()
+	rank := func(a transport.Addr) int {
+		if n, ok := r.rank[a.Scheme]; ok {
+			return n
+		}
+		return len(r.rank)
+	}
+	slices.SortStableFunc(addrs, func(a, b transport.Addr) int {
+		return cmp.Or(cmp.Compare(rt.failed[a].penalty(now), rt.failed[b].penalty(now)), cmp.Compare(rank(a), rank(b)))
+	})
+	return addrs
+}
+
+// candidates returns the addresses of a peer that a transport of ours can dial, in the order to try them.
+func (r *Router) candidates(rt *route) []transport.Addr {
+	return slices.DeleteFunc(r.addresses(rt), func(a transport.Addr) bool { return r.transports[a.Scheme] == nil })
+}
+
+// snapshot returns the route as its users see it, with mu held.
+func (r *Router) snapshot(rt *route) Route {
+	out := Route{ID: rt.fact.Peer.ID, Name: rt.fact.Peer.Name, FirstHand: rt.first, Addrs: r.addresses(rt)}
+	for _, l := range rt.links {
+		out.Links = append(out.Links, Link{Addr: l.conn.Info().RemoteAddr, Dialer: l.conn.Info().Dialer, Since: l.since})
+	}
+	return out
+}
+
+// Routes returns the known peers, ordered by name and ID. The result is the caller's.
+func (r *Router) Routes() []Route {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var routes []Route
+	for _, rt := range r.routes {
+		if rt.known() {
+			routes = append(routes, r.snapshot(rt))
+		}
+	}
+	slices.SortFunc(routes, func(a, b Route) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	return routes
+}
+
+// AmbiguousError says that several peers bear a name.
+type AmbiguousError struct {
+	Name  string
+	Peers []identity.ID // in ascending order
+}
+
+func (e *AmbiguousError) Error() string {
+	ids := make([]string, len(e.Peers))
+	for i, id := range e.Peers {
+		ids[i] = id.String()
+	}
+	return fmt.Sprintf("router: %d peers bear the name %q; say which by its ID: %s", len(ids), e.Name, strings.Join(ids, ", "))
+}
+
+// Resolve returns the ID that to means: an ID, an address with an ID, or the name of one known peer. A name that several bear
+// is an [*AmbiguousError], one that nobody bears wraps [ErrUnknownPeer].
+func (r *Router) Resolve(to string) (identity.ID, error) {
+	if id, err := identity.ParseID(to); err == nil {
+		return id, nil
+	}
+	if a, err := transport.ParseAddr(to); err == nil && !a.Peer.IsZero() {
+		return a.Peer, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var found []identity.ID
+	for id, rt := range r.routes {
+		if rt.known() && rt.fact.Peer.Name == to {
+			found = append(found, id)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return identity.ID{}, fmt.Errorf("%w: %q is neither the ID nor the name of a known peer", ErrUnknownPeer, to)
+	case 1:
+		return found[0], nil
+	}
+	slices.SortFunc(found, func(a, b identity.ID) int { return bytes.Compare(a[:], b[:]) })
+	return identity.ID{}, &AmbiguousError{Name: to, Peers: found}
+}
+
+// Introduce notes that a peer is, or may be, reached at addr, because a caller of ours said so. A peer that was deleted is
+// known again.
+func (r *Router) Introduce(addr transport.Addr) error {
+	if addr.Peer == r.self {
+		return ErrSelf
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rt := r.get(addr.Peer)
+	was := rt.known()
+	rt.deleted = false
+	if rt.fact.Change == greeting.Left {
+		rt.fact.Change = greeting.Arrived
+	}
+	if !slices.Contains(rt.added, addr) {
+		rt.added = slices.Insert(rt.added, 0, addr)
+		rt.added = rt.added[:min(len(rt.added), greeting.MaxAddrs)]
+	}
+	if !was {
+		r.emit(Event{Kind: RouteAdded, Route: r.snapshot(rt), Reason: "added"})
+	}
+	return nil
+}
+
+// Delete forgets a peer and closes the links with it. What others say of it does not bring it back; the peer itself may, and
+// a caller who adds it again. It fails with [ErrUnknownPeer] if the peer is not known.
+func (r *Router) Delete(id identity.ID) error {
+	r.mu.Lock()
+	rt := r.routes[id]
+	if rt == nil || !rt.known() {
+		r.mu.Unlock()
+		return fmt.Errorf("%w: %s", ErrUnknownPeer, id)
+	}
+	gone := r.snapshot(rt)
+	links := slices.Clone(rt.links)
+	rt.deleted, rt.first, rt.added, rt.hints, rt.failed = true, false, nil, nil, nil
+	rt.fact.Peer.Addrs = nil
+	if rt.dialing != nil {
+		rt.dialing.cancel()
+	}
+	r.emit(Event{Kind: RouteRemoved, Route: gone, Reason: "deleted"})
+	r.mu.Unlock()
+	for _, l := range links {
+		l.drain("deleted")
+	}
+	return nil
+}
