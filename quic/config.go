@@ -10,7 +10,8 @@ import (
 )
 
 // Config holds what a program may want to choose. The zero value works, and so does nil. A number that is zero stands
-// for its default; one that is negative is refused by [New] unless its comment gives it a meaning. The struct is copied.
+// for its default; one that is negative is refused by [New] unless its comment gives it a meaning. A time-out of more than a day counts as
+// a day. The struct is copied.
 type Config struct {
 	// HandshakeTimeout bounds a handshake, on either side. A peer that does not answer at all is given up by the accepting
 	// side after half of it. Default: 10 s.
@@ -45,6 +46,7 @@ type Config struct {
 const (
 	initialStreamWindow = 512 << 10
 	minWindow           = 16 << 10
+	maxTimeout          = 24 * time.Hour
 )
 
 // withDefaults returns a copy whose every field has its effective value.
@@ -64,9 +66,9 @@ func (c *Config) withDefaults() (Config, error) {
 		if *f.v < 0 {
 			return Config{}, fmt.Errorf("quic: Config.%s is %v, want zero or more", f.name, *f.v)
 		}
-		*f.v = cmp.Or(*f.v, f.def)
+		*f.v = min(cmp.Or(*f.v, f.def), maxTimeout)
 	}
-	out.KeepAlive = max(0, cmp.Or(out.KeepAlive, 15*time.Second))
+	out.KeepAlive = min(max(0, cmp.Or(out.KeepAlive, 15*time.Second)), maxTimeout)
 	for _, f := range []struct {
 		name     string
 		v        *int
@@ -89,7 +91,6 @@ func (c *Config) withDefaults() (Config, error) {
 // quic returns the part of the configuration that both sides of a connection share.
 func (c *Config) quic() *quicgo.Config {
 	return &quicgo.Config{
-		HandshakeIdleTimeout:       c.HandshakeTimeout,
 		MaxIdleTimeout:             c.IdleTimeout,
 		KeepAlivePeriod:            c.KeepAlive,
 		InitialStreamReceiveWindow: uint64(min(c.StreamWindow, initialStreamWindow)),

@@ -93,11 +93,11 @@ func (c *Conn) Info() transport.Info {
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // CloseWithError implements [transport.Conn]. On the dialling side it lets the peer finish the handshake first, or else
-// the peer could not read code and reason; that takes a round trip after Dial and is bounded by two and a half.
+// the peer could not read code and reason; that takes a round trip after Dial, and never more than a second.
 func (c *Conn) CloseWithError(code transport.Code, reason string) error {
 	if c.confirmed != nil {
-		patience := 5*c.quic.ConnectionStats().SmoothedRTT/2 + 50*time.Millisecond
-		timer := time.NewTimer(min(patience, time.Second))
+		patience := min(3*c.quic.ConnectionStats().SmoothedRTT+250*time.Millisecond, time.Second)
+		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		select {
 		case <-c.confirmed:

@@ -169,6 +169,7 @@ func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, 
 	session := t.sessions.dial(addr.Peer, addr.HostPort)
 	session.watch(tlsConf)
 	conf := t.conf.quic()
+	conf.HandshakeIdleTimeout = 2 * t.conf.HandshakeTimeout // ctx ends before that
 	conf.TokenStore = tokens{session}
 
 	dctx, cancel := context.WithCancelCause(ctx)
@@ -178,6 +179,8 @@ func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, 
 	stop()
 	switch {
 	case err == nil:
+	case t.ctx.Err() != nil:
+		return nil, transport.ErrClosed
 	case ctx.Err() != nil:
 		return nil, dialEnded(ctx)
 	case dctx.Err() != nil:
@@ -188,12 +191,11 @@ func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, 
 	return t.newConn(q, s, true, session.confirmed)
 }
 
-// dialEnded returns why the context of a dial has ended. Its own reasons stand alone; those of the caller's context are
-// joined with what the context says.
+// dialEnded returns why the context of a dial has ended.
 func dialEnded(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	var s silence
-	if errors.As(cause, &s) || errors.Is(cause, transport.ErrClosed) {
+	if errors.As(cause, &s) {
 		return cause
 	}
 	return ctxError(ctx)

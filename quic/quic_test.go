@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"testing"
 	"time"
 
@@ -139,6 +140,7 @@ func TestConfig(t *testing.T) {
 		{"zero", Config{}, true},
 		{"no keep-alive", Config{KeepAlive: -1}, true},
 		{"small", Config{HandshakeTimeout: 1, IdleTimeout: 1, MaxHandshakes: 1, MaxStreams: 1, AcceptBacklog: 1, MaxSessions: 1}, true},
+		{"huge times", Config{HandshakeTimeout: math.MaxInt64, IdleTimeout: math.MaxInt64, KeepAlive: math.MaxInt64}, true},
 		{"negative time", Config{IdleTimeout: -1}, false},
 		{"negative number", Config{MaxStreams: -1}, false},
 		{"negative window", Config{ConnWindow: -1}, false},
@@ -153,8 +155,13 @@ func TestConfig(t *testing.T) {
 			if tt.cfg != before {
 				t.Errorf("New wrote to the caller's Config: %+v", tt.cfg)
 			}
-			if tr != nil {
-				tr.Close()
+			if tr == nil {
+				return
+			}
+			defer tr.Close()
+			if tt.cfg.IdleTimeout != 1 {
+				l := newListener(t, tr, "127.0.0.1:0")
+				exchange(t, dial(t, tr, l.Addr()), accept(t, l))
 			}
 		})
 	}
