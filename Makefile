@@ -2,7 +2,7 @@
 
 MODULES  := $(shell cat allmodules)
 FUZZTIME ?= 30s
-each      = @for m in $(MODULES); do echo "# $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
+each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
 .PHONY: help build test race cover bench fuzz lint cross ci
 
