@@ -83,7 +83,10 @@ func (e *env) wantTimeout(what string, err error) {
 
 // wantContext checks for the error of the context.
 func (e *env) wantContext(what string, err error, ctx context.Context) {
-	if want := ctx.Err(); want == nil || !errors.Is(err, want) {
+	switch want := ctx.Err(); {
+	case want == nil:
+		e.errorf("%s: want it to wait for the end of its context, got %s before that", what, describe(err))
+	case !errors.Is(err, want):
 		e.errorf("%s: want the context's error (%v), got %s", what, want, describe(err))
 	}
 }

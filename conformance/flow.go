@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -35,15 +34,15 @@ func everythingArrives(e *env) {
 		// Reading lets the writer go on, to the end of its supply.
 		r := e.start("Read", func() error {
 			got, err := drain(p.y, 32, 2*maxUnderWay)
-			if err == nil && got != 2*maxUnderWay {
-				err = fmt.Errorf("io.EOF after %d bytes of %d", got, int64(2*maxUnderWay))
+			if e.must(err, "reading after a rest, after %d bytes", got); got != 2*maxUnderWay {
+				e.failf("reading after a rest: want %d bytes, got io.EOF after %d", int64(2*maxUnderWay), got)
 			}
-			return err
+			return nil
 		})
 		if err := f.within(time.Hour); err != errNotBlocked {
 			e.errorf("a blocked Write whose peer reads again: want it to go on, got %s after %d bytes", describe(err), f.n.Load())
 		}
-		e.must(r.within(time.Hour), "reading after a rest")
+		r.within(time.Hour)
 	})
 }
 

@@ -15,25 +15,25 @@ import (
 
 // both sends n bytes each way at once and checks them.
 func (e *env) both(x, y transport.Stream, n int64, size int) {
-	send := func(name string, s transport.Stream, seed uint64) *call {
-		return e.start(name, func() error {
-			if _, err := pour(s, seed, n, size); err != nil {
-				return err
-			}
-			return s.CloseWrite()
+	send := func(s transport.Stream, seed uint64) *call {
+		return e.start("writing", func() error {
+			sent, err := pour(s, seed, n, size)
+			e.must(err, "%d bytes each way: Write, after %d bytes", n, sent)
+			e.must(s.CloseWrite(), "CloseWrite")
+			return nil
 		})
 	}
-	receive := func(name string, s transport.Stream, seed uint64) *call {
-		return e.start(name, func() error {
+	receive := func(s transport.Stream, seed uint64) *call {
+		return e.start("reading", func() error {
 			got, err := drain(s, seed, n+1)
-			if err == nil && got != n {
-				err = fmt.Errorf("io.EOF after %d bytes of %d", got, n)
+			if e.must(err, "%d bytes each way: Read, after %d bytes", n, got); got != n {
+				e.failf("%d bytes each way: want all of them, got io.EOF after %d", n, got)
 			}
-			return err
+			return nil
 		})
 	}
-	for _, c := range []*call{send("writing there", x, 1), send("writing back", y, 2), receive("reading there", y, 1), receive("reading back", x, 2)} {
-		e.must(c.within(time.Hour), "%d bytes each way, %s", n, c.name)
+	for _, c := range []*call{send(x, 1), send(y, 2), receive(y, 1), receive(x, 2)} {
+		c.within(time.Hour)
 	}
 }
 
@@ -270,7 +270,7 @@ func (e *env) wantLocallyClosed(after string, s transport.Stream) {
 
 // writeFails writes until that fails, which must be soon, and returns the error.
 func (e *env) writeFails(what string, s transport.Stream) error {
-	e.must(s.SetWriteDeadline(time.Now().Add(e.soon)), "SetWriteDeadline")
+	e.must(s.SetWriteDeadline(time.Now().Add(e.soon/2)), "SetWriteDeadline")
 	var err error
 	e.promptly(what, func() error {
 		for end := time.Now().Add(e.soon / 2); err == nil && time.Now().Before(end); e.sleep(time.Millisecond) {

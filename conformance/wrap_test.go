@@ -1,0 +1,274 @@
+package conformance
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// faults are what is wrong with a wrapped transport: each function that is not nil takes the place of a method and is
+// given what it is to call.
+type faults struct {
+	dial      func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error)
+	listen    func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error)
+	closeAll  func(t *badTransport) error
+	accept    func(l *badListener, ctx context.Context) (transport.Conn, error)
+	addr      func(l *badListener) transport.Addr
+	closeLn   func(l *badListener) error
+	open      func(c *badConn, ctx context.Context) (transport.Stream, error)
+	acceptS   func(c *badConn, ctx context.Context) (transport.Stream, error)
+	info      func(i transport.Info) transport.Info
+	context   func(c *badConn) context.Context
+	closeConn func(c *badConn, code transport.Code, reason string) error
+
+	read       func(s *badStream, b []byte) (int, error)
+	write      func(s *badStream, b []byte) (int, error)
+	closeWrite func(s *badStream) error
+	closeBoth  func(s *badStream) error
+	reset      func(s *badStream, code transport.Code) error
+	deadline   func(s *badStream, t time.Time) error
+	readBy     func(s *badStream, t time.Time) error
+	writeBy    func(s *badStream, t time.Time) error
+	local      func(s *badStream) transport.Addr
+
+	done chan struct{} // closed after the test, for goroutines that outlive their transport
+
+	send    func(c datagramConn, b []byte) error
+	receive func(c datagramConn, ctx context.Context) ([]byte, error)
+}
+
+// badTransport wraps a transport that is sound.
+type badTransport struct {
+	transport.Transport
+	f *faults
+
+	n     atomic.Int64 // for faults that count
+	mu    sync.Mutex
+	conns []*badConn
+	ln    transport.Listener
+	idle  chan struct{} // closed by release
+}
+
+func (t *badTransport) conn(c transport.Conn, err error) (transport.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	b := &badConn{Conn: c, f: t.f, t: t}
+	t.mu.Lock()
+	t.conns = append(t.conns, b)
+	t.mu.Unlock()
+	if d, ok := c.(transport.DatagramConn); ok {
+		return datagramConn{b, d}, nil
+	}
+	return b, nil
+}
+
+func (t *badTransport) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+	if t.f.dial != nil {
+		return t.conn(t.f.dial(t, ctx, addr))
+	}
+	return t.conn(t.Transport.Dial(ctx, addr))
+}
+
+func (t *badTransport) Listen(ctx context.Context, addr transport.Addr) (ln transport.Listener, err error) {
+	if t.f.listen != nil {
+		ln, err = t.f.listen(t, ctx, addr)
+	} else {
+		ln, err = t.Transport.Listen(ctx, addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &badListener{Listener: ln, t: t}, nil
+}
+
+func (t *badTransport) Close() error {
+	if t.f.closeAll != nil {
+		return t.f.closeAll(t)
+	}
+	return t.Transport.Close()
+}
+
+type badListener struct {
+	transport.Listener
+	t *badTransport
+	n atomic.Int64
+}
+
+func (l *badListener) Accept(ctx context.Context) (transport.Conn, error) {
+	if l.t.f.accept != nil {
+		return l.t.conn(l.t.f.accept(l, ctx))
+	}
+	return l.t.conn(l.Listener.Accept(ctx))
+}
+
+func (l *badListener) Addr() transport.Addr {
+	if l.t.f.addr != nil {
+		return l.t.f.addr(l)
+	}
+	return l.Listener.Addr()
+}
+
+func (l *badListener) Close() error {
+	if l.t.f.closeLn != nil {
+		return l.t.f.closeLn(l)
+	}
+	return l.Listener.Close()
+}
+
+type badConn struct {
+	transport.Conn
+	f *faults
+	t *badTransport
+
+	n, m  atomic.Int64
+	mu    sync.Mutex // for faults that hold up one stream for another
+	ended atomic.Bool
+}
+
+func (c *badConn) stream(s transport.Stream, err error) (transport.Stream, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &badStream{Stream: s, f: c.f, c: c}, nil
+}
+
+func (c *badConn) OpenStream(ctx context.Context) (transport.Stream, error) {
+	c.n.Add(1)
+	if c.f.open != nil {
+		return c.stream(c.f.open(c, ctx))
+	}
+	return c.stream(c.Conn.OpenStream(ctx))
+}
+
+func (c *badConn) AcceptStream(ctx context.Context) (transport.Stream, error) {
+	if c.f.acceptS != nil {
+		return c.stream(c.f.acceptS(c, ctx))
+	}
+	return c.stream(c.Conn.AcceptStream(ctx))
+}
+
+func (c *badConn) Info() transport.Info {
+	if c.f.info != nil {
+		return c.f.info(c.Conn.Info())
+	}
+	return c.Conn.Info()
+}
+
+func (c *badConn) Context() context.Context {
+	if c.f.context != nil {
+		return c.f.context(c)
+	}
+	return c.Conn.Context()
+}
+
+func (c *badConn) CloseWithError(code transport.Code, reason string) error {
+	if c.f.closeConn != nil {
+		return c.f.closeConn(c, code, reason)
+	}
+	return c.Conn.CloseWithError(code, reason)
+}
+
+// datagramConn is a badConn over one that carries datagrams.
+type datagramConn struct {
+	*badConn
+	d transport.DatagramConn
+}
+
+func (c datagramConn) SendDatagram(b []byte) error {
+	if c.f.send != nil {
+		return c.f.send(c, b)
+	}
+	return c.d.SendDatagram(b)
+}
+
+func (c datagramConn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
+	if c.f.receive != nil {
+		return c.f.receive(c, ctx)
+	}
+	return c.d.ReceiveDatagram(ctx)
+}
+
+type badStream struct {
+	transport.Stream
+	f *faults
+	c *badConn
+
+	in, out atomic.Int64 // bytes read and written
+	mark    atomic.Bool  // for faults that remember something
+	mu      sync.Mutex
+	held    []byte
+}
+
+func (s *badStream) Read(b []byte) (n int, err error) {
+	if s.f.read != nil {
+		n, err = s.f.read(s, b)
+	} else {
+		n, err = s.Stream.Read(b)
+	}
+	s.in.Add(int64(n))
+	return n, err
+}
+
+func (s *badStream) Write(b []byte) (n int, err error) {
+	if s.f.write != nil {
+		n, err = s.f.write(s, b)
+	} else {
+		n, err = s.Stream.Write(b)
+	}
+	s.out.Add(int64(n))
+	return n, err
+}
+
+func (s *badStream) CloseWrite() error {
+	if s.f.closeWrite != nil {
+		return s.f.closeWrite(s)
+	}
+	return s.Stream.CloseWrite()
+}
+
+func (s *badStream) Close() error {
+	if s.f.closeBoth != nil {
+		return s.f.closeBoth(s)
+	}
+	return s.Stream.Close()
+}
+
+func (s *badStream) Reset(code transport.Code) error {
+	if s.f.reset != nil {
+		return s.f.reset(s, code)
+	}
+	return s.Stream.Reset(code)
+}
+
+func (s *badStream) SetDeadline(t time.Time) error {
+	if s.f.deadline != nil {
+		return s.f.deadline(s, t)
+	}
+	return s.Stream.SetDeadline(t)
+}
+
+func (s *badStream) SetReadDeadline(t time.Time) error {
+	if s.f.readBy != nil {
+		return s.f.readBy(s, t)
+	}
+	return s.Stream.SetReadDeadline(t)
+}
+
+func (s *badStream) SetWriteDeadline(t time.Time) error {
+	if s.f.writeBy != nil {
+		return s.f.writeBy(s, t)
+	}
+	return s.Stream.SetWriteDeadline(t)
+}
+
+func (s *badStream) LocalAddr() net.Addr {
+	if s.f.local != nil {
+		return s.f.local(s)
+	}
+	return s.Stream.LocalAddr()
+}
