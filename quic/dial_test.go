@@ -80,17 +80,21 @@ func TestInterleave(t *testing.T) {
 
 func TestRace(t *testing.T) {
 	l := newListener(t, newTransport(t, newKey(t), nil), "127.0.0.1:0")
-	tr := newTransport(t, newKey(t), &Config{HandshakeTimeout: 5 * time.Second})
+	tr := newTransport(t, newKey(t), &Config{HandshakeTimeout: time.Hour})
 	silent := netip.MustParseAddrPort(silentPort(t).HostPort)
 	nowhere := netip.MustParseAddrPort("127.0.0.1:0")
 
-	c, err := tr.race(newContext(t), l.Addr(), []netip.AddrPort{silent, nowhere, l.socket.local})
+	ctx := newContext(t)
+	c, err := tr.race(ctx, l.Addr(), []netip.AddrPort{silent, nowhere, l.socket.local})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if ctx.Err() != nil {
+		t.Error("race waited for an attempt that had lost")
+	}
 	exchange(t, c, accept(t, l))
 
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
 	_, err = tr.race(ctx, l.Addr(), []netip.AddrPort{nowhere, silent})
 	if err == nil || !strings.Contains(err.Error(), nowhere.String()) || !strings.Contains(err.Error(), silent.String()) {
