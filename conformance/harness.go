@@ -32,6 +32,12 @@ type Transport struct {
 	// unknown or never: whether silence ends a connection is not checked then.
 	IdleTimeout time.Duration
 
+	// Baseline makes a transport that [BenchmarkTransport] measures beside the one of New, such as the bare engine under
+	// it. It listens at Listen, too. Nil means none.
+	Baseline func(key identity.Key) (transport.Transport, error)
+	// BaselineName is what the measurements call it, one word.
+	BaselineName string
+
 	// Select says which rules to run; nil means all.
 	Select func(Rule) bool
 	// Watchdog is how long one rule may take before it counts as hung. Zero means 30 seconds; rules that move much data
