@@ -10,8 +10,8 @@ import (
 )
 
 // Config holds what a program may want to choose. The zero value works, and so does nil. A number that is zero stands
-// for its default; one that is negative is refused by [New] unless its comment gives it a meaning. A time-out of more than a day counts as
-// a day. The struct is copied.
+// for its default; one that is negative is refused by [New] unless its comment gives it a meaning. A time-out of more
+// than a day counts as a day. The struct is copied.
 type Config struct {
 	// HandshakeTimeout bounds a handshake, on either side. A peer that does not answer at all is given up by the accepting
 	// side after half of it. Default: 10 s.

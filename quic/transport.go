@@ -26,6 +26,8 @@
 //
 // # Limitations
 //
+// Listeners bound handshakes, not connections: a program that is open to anybody must close what is too much for it.
+//
 // The end of a connection is told to the peer once. If that packet is lost, and with it the socket, the peer learns of it
 // from its next packet or after its IdleTimeout.
 package quic
@@ -143,7 +145,12 @@ func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener,
 			break
 		}
 	}
-	l := &Listener{t: t, queue: make(chan *Conn, t.conf.AcceptBacklog), closing: make(chan struct{}), done: make(chan struct{})}
+	l := &Listener{
+		t:       t,
+		queue:   make(chan *Conn, t.conf.AcceptBacklog),
+		closing: make(chan struct{}),
+		done:    make(chan struct{}),
+	}
 	s := t.reuse(l, local)
 	if s == nil {
 		if s, err = t.open(ctx, local, l); err != nil {
