@@ -61,8 +61,25 @@ func exitCode(ctx context.Context, err error) int {
 	return exitFailed
 }
 
-// oneLine returns the text of an error on one line, without the name of the command, which is printed before it.
+// oneLine returns the text of an error on one line, without the name of the command, which is printed before it. Of a peer
+// that could not be reached it says which addresses failed and why, and no more.
 func oneLine(err error) string {
+	var dial *router.DialError
+	var op *transport.OpError
+	switch {
+	case errors.As(err, &dial) && len(dial.Attempts) > 0:
+		var parts []string
+		for _, a := range dial.Attempts {
+			reason := a.Err
+			if errors.As(reason, &op) {
+				reason = op.Err
+			}
+			parts = append(parts, fmt.Sprintf("%s: %v", a.Addr, reason))
+		}
+		err = errors.New("cannot reach " + strings.Join(parts, "; "))
+	case errors.As(err, &op) && op.Op == "dial":
+		err = fmt.Errorf("cannot reach %s: %w", op.Addr, op.Err)
+	}
 	var parts []string
 	for line := range strings.Lines(err.Error()) {
 		if line = strings.TrimSpace(line); line != "" {
@@ -78,8 +95,8 @@ type failure struct {
 	Exit  int    `json:"exit"`
 }
 
-// report tells of err, the outcome of the command, and returns the exit code.
-func (p *program) report(ctx context.Context, err error) int {
+// report tells of err, the outcome of the command of that name, and returns the exit code.
+func (p *program) report(ctx context.Context, name string, err error) int {
 	if err == nil && p.out.failed() != nil {
 		err = fmt.Errorf("writing to standard output: %w", p.out.failed())
 	}
@@ -92,7 +109,7 @@ func (p *program) report(ctx context.Context, err error) int {
 		text = errInterrupted.Error()
 	}
 	if code == exitUsage {
-		text += ` (see "pheromones --help")`
+		text += fmt.Sprintf(` (see "%s --help")`, name)
 	}
 	p.note("%s", text)
 	if p.json {

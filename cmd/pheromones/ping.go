@@ -28,7 +28,7 @@ The exit code is 0 if there was a reply, 1 if there was none, and 3 if somebody 
 		Example: `  pheromones ping quic://<id>@192.0.2.7:4001
   pheromones ping -c 5 -i 100ms mux://192.0.2.7:4002     whoever it is; five times, ten a second
   pheromones ping -c 1 --json tcp://192.0.2.7:4003       {"seq", "ms", "setup", "transport", "from", "addr"}, then a summary`,
-		Args: cobra.ExactArgs(1),
+		Args: wantArgs("ADDR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if count < 0 || interval < 0 {
 				return usagef("-c and -i must not be negative")
@@ -140,7 +140,7 @@ func (p *program) ping(ctx context.Context, flags *clientFlags, addr string, cou
 	case last == nil:
 		return &exitError{exitFailed, errors.New("interrupted before a reply came")}
 	}
-	return &exitError{exitFailed, fmt.Errorf("no reply from %s: %w", c.addr, last)}
+	return &exitError{exitFailed, fmt.Errorf("no reply from %s", c.addr)}
 }
 
 // pingOnce sends one and shows the reply.

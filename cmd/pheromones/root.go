@@ -44,12 +44,23 @@ func (p *program) execute(ctx context.Context, args []string) int {
 	root.SetErr(p.err)
 	root.SetVersionTemplate("pheromones {{.Version}}\n")
 	root.PersistentFlags().BoolVarP(&p.verbose, "verbose", "v", false, "log to standard error")
-	root.AddCommand(p.idCommand(), p.demoCommand(), p.serveCommand(), p.sendCommand(), p.pingCommand())
-	err := root.ExecuteContext(ctx)
+	root.AddCommand(p.idCommand(), p.demoCommand(), p.serveCommand(), p.sendCommand(), p.pingCommand(), p.pipeCommand(),
+		p.routesCommand(), p.conformanceCommand())
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !started {
 		err = &exitError{exitUsage, err}
 	}
-	return p.report(ctx, err)
+	return p.report(ctx, cmd.CommandPath(), err)
+}
+
+// wantArgs accepts one argument for each of names.
+func wantArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return fmt.Errorf("want %s, got %d arguments", strings.Join(names, " and "), len(args))
+		}
+		return nil
+	}
 }
 
 // jsonFlag adds --json to a command.

@@ -36,7 +36,7 @@ The node must prove the ID in ADDR. If there is none, whoever answers is talked 
 		Example: `  echo hello | pheromones send quic://<id>@192.0.2.7:4001
   pheromones send --operation getstate mux://<id>@192.0.2.7:4002 < /dev/null > state
   pheromones send --json tcp://127.0.0.1:4003 < question    {"operation", "from", "name", "ms", "text" or base64 "data"}`,
-		Args: cobra.ExactArgs(1),
+		Args: wantArgs("ADDR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if operation == "" || len(operation) > protocol.MaxName || !utf8.ValidString(operation) {
 				return usagef("--operation %.40q: want 1 to %d bytes of UTF-8", operation, protocol.MaxName)
