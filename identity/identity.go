@@ -18,11 +18,13 @@ package identity
 
 import (
 	"crypto/ed25519"
+	"crypto/tls"
 	"encoding/base32"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 )
 
 // ID names a peer: it is the peer's ed25519 public key. IDs are comparable, so they serve as map keys. The zero ID means
@@ -95,10 +97,15 @@ type Key struct {
 	// A function, because fmt calls no method on an unexported field, nor for the verbs %p and %w, and would print any
 	// other kind of value that holds the bytes. Nil in the zero Key.
 	private func() ed25519.PrivateKey
+	// Makes the certificate when it is first wanted: signing it costs a good part of what a handshake does.
+	certificate func() (tls.Certificate, error)
 }
 
 func newKey(private ed25519.PrivateKey) Key {
-	return Key{func() ed25519.PrivateKey { return private }}
+	return Key{
+		private:     func() ed25519.PrivateKey { return private },
+		certificate: sync.OnceValues(func() (tls.Certificate, error) { return newCertificate(private) }),
+	}
 }
 
 // Generate makes a new key from the system's source of randomness.

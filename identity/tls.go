@@ -50,18 +50,23 @@ func (e *VerifyError) Error() string {
 func (e *VerifyError) Unwrap() error { return e.Err }
 
 // Certificate returns a self-signed certificate that carries the key and nothing else. The same key gives the same
-// certificate. It fails only for the zero Key.
+// certificate, byte for byte; it is made once, and what the result points to is shared and must not be changed. It fails
+// only for the zero Key.
 func (k Key) Certificate() (tls.Certificate, error) {
 	if k.IsZero() {
 		return tls.Certificate{}, errors.New("identity: certificate: the key is the zero Key")
 	}
+	return k.certificate()
+}
+
+func newCertificate(private ed25519.PrivateKey) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{},
 		NotBefore:    time.Unix(0, 0).UTC(),
 		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 §4.1.2.5: no well-defined expiry
 	}
-	der, err := x509.CreateCertificate(nil, template, template, k.private().Public(), k.private())
+	der, err := x509.CreateCertificate(nil, template, template, private.Public(), private)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("identity: certificate: %w", err)
 	}
@@ -69,7 +74,7 @@ func (k Key) Certificate() (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("identity: certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k.private(), Leaf: leaf}, nil
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private, Leaf: leaf}, nil
 }
 
 // ServerTLS returns the configuration of the accepting side: it shows k's certificate, demands one of the other side and

@@ -53,7 +53,6 @@ type Transport struct {
 	cfg      Config
 	key      identity.Key
 	server   *tls.Config
-	client   *tls.Config // for any peer; cloned for a peer
 	sessions tls.ClientSessionCache
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -71,12 +70,8 @@ func New(key identity.Key, cfg Config) (*Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Scheme, err)
 	}
-	client, err := key.ClientTLS(cfg.ALPN, identity.ID{})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", cfg.Scheme, err)
-	}
 	t := &Transport{
-		cfg: cfg, key: key, server: server, client: client,
+		cfg: cfg, key: key, server: server,
 		listeners: make(map[*Listener]struct{}), conns: make(map[Conn]struct{}),
 	}
 	if cfg.Sessions >= 0 {
@@ -149,7 +144,6 @@ func (t *Transport) connect(ctx context.Context, addr transport.Addr) (*tls.Conn
 		tcp.Close()
 		return nil, err
 	}
-	cfg.Certificates = t.client.Certificates
 	if t.sessions != nil {
 		// A session of one peer is never offered to another: the cache is keyed by who and where.
 		cfg.ClientSessionCache = session{t.sessions, addr.String()}
