@@ -15,42 +15,34 @@ import (
 
 func main() {
 	ctx := context.Background()
-	luda := newNode("luda")
+	luda, yoghurt := newNode("luda"), newNode("yoghurt")
 	defer luda.Close()
-	yoghurt := newNode("yoghurt")
 	defer yoghurt.Close()
 
 	if err := yoghurt.Start(ctx, "quic://127.0.0.1:0"); err != nil {
 		log.Fatal(err)
 	}
-	addr := yoghurt.Addrs()[0].String() // quic://<id>@127.0.0.1:<port>
-	reply, err := luda.Dispatch(ctx, addr, protocol.Message{Operation: "hello", Data: []byte("I am luda")})
-	if err != nil {
-		log.Fatal(err)
-	}
+	addr := yoghurt.Addrs()[0].String() // "quic://<id>@127.0.0.1:<port>"
+	reply := must(luda.Dispatch(ctx, addr, protocol.Message{Operation: "hello"}))
 	fmt.Printf("%s says: %s\n", reply.Name, reply.Data)
 }
 
 func newNode(name string) *pheromones.Node {
-	key, err := identity.Generate()
-	if err != nil {
-		log.Fatal(err)
-	}
-	t, err := quic.New(key, nil) // or mux.New, tcp.New, …
-	if err != nil {
-		log.Fatal(err)
-	}
-	n, err := pheromones.New(pheromones.Config{
+	key := must(identity.Generate())
+	return must(pheromones.New(pheromones.Config{
 		Name:       name,
-		Transports: []transport.Transport{t},
-		Handler:    protocol.HandlerFunc(hello),
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	return n
+		Transports: []transport.Transport{must(quic.New(key, nil))}, // or mux.New, tcp.New, your own
+		Handler:    protocol.HandlerFunc(greet),
+	}))
 }
 
-func hello(_ context.Context, m protocol.Message) (protocol.Message, error) {
+func greet(_ context.Context, m protocol.Message) (protocol.Message, error) {
 	return protocol.Message{Operation: "hello", Data: []byte("hello, " + m.Name)}, nil
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return v
 }
