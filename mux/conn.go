@@ -48,7 +48,7 @@ func newConn(raw *tls.Conn, info transport.Info, cfg *Config, ended func(*conn))
 		c.Out.Append(settingsFrame(n))
 	}
 	y := yamux.DefaultConfig()
-	y.AcceptBacklog = backlog
+	y.AcceptBacklog = 2 * backlog // beyond our own bound, so that yamux never has to enforce its
 	y.MaxStreamWindowSize = cfg.window()
 	y.EnableKeepAlive = cfg.keepAlive() > 0
 	if y.EnableKeepAlive {
@@ -180,13 +180,14 @@ func (c *conn) AcceptStream(ctx context.Context) (transport.Stream, error) {
 
 // accept takes the stream that a ticket promises.
 func (c *conn) accept() (transport.Stream, error) {
-	y, err := c.session.AcceptStream()
+	// Before yamux tells the peer, who may then open the next.
+	c.release(func() { c.waiting-- })
+	y, err := c.session.AcceptStreamWithContext(c.Context())
 	if err != nil {
-		return nil, c.cause(err)
+		return nil, c.gone()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting--
 	s := c.streams[y.StreamID()]
 	if c.over || s == nil {
 		return nil, c.gone()
@@ -284,7 +285,8 @@ func (c *conn) arrive(id uint32) (bool, error) {
 	case c.streams[id] != nil:
 		return false, tlsnet.ProtocolError(fmt.Sprintf("stream %d was opened twice", id))
 	}
-	if c.accepted >= c.cfg.maxStreams() || c.waiting >= backlog {
+	// A peer may know that a stream has ended before we have counted it, so the limit on all has some slack.
+	if c.accepted >= c.cfg.maxStreams()+backlog || c.waiting >= backlog {
 		c.Out.Append(resetFrame(id, transport.CodeLimit))
 		return false, nil
 	}
