@@ -4,7 +4,7 @@ MODULES  := $(shell cat allmodules)
 FUZZTIME ?= 30s
 each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
-.PHONY: help build test race cover bench fuzz lint cross ci
+.PHONY: help build test race cover bench size fuzz lint cross ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,12 @@ cover: ## run the tests and show what they reach
 
 bench: ## run the benchmarks
 	$(call each,go test -run '^$$' -bench . -benchmem ./...)
+
+size: ## what a program with all three transports is made of
+	@mkdir -p bin && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/all ./examples/all
+	@echo "bytes, stripped: $$(wc -c <bin/all)"
+	@echo "modules of others: $$(go version -m bin/all | grep -c '^	dep	')"
+	@go version -m bin/all | awk '$$1 == "dep" { print "  " $$2, $$3 }'
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@FUZZTIME=$(FUZZTIME) .ci/run fuzz
