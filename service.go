@@ -46,11 +46,12 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 	n.mu.Lock()
 	l := n.services[service]
 	n.mu.Unlock()
-	switch {
-	case l == nil:
-		s.Reset(transport.CodeUnknownService)
-	case !l.offer(s):
-		s.Reset(transport.CodeLimit)
+	code := transport.CodeUnknownService
+	if l != nil {
+		code = l.offer(s)
+	}
+	if code != transport.CodeNone {
+		s.Reset(code)
 	}
 }
 
@@ -122,17 +123,18 @@ type serviceListener struct {
 	closed chan struct{}
 }
 
-func (l *serviceListener) offer(s transport.Stream) bool {
+// offer takes a connection, or says with which code it is to be reset.
+func (l *serviceListener) offer(s transport.Stream) transport.Code {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
-		return false
+		return transport.CodeUnknownService
 	}
 	select {
 	case l.conns <- s:
-		return true
+		return transport.CodeNone
 	default:
-		return false
+		return transport.CodeLimit
 	}
 }
 
