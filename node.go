@@ -273,8 +273,8 @@ func (n *Node) Converse(ctx context.Context, to string, first protocol.Message) 
 	return nil
 }
 
-// Delete forgets a peer, named by an ID, an address with an ID, or a name. Links with it take no new message and close when
-// what runs on them has ended. Hints of other peers do not bring it back; a new Add does, or the peer's own greeting.
+// Delete forgets a peer, named by an ID, a name, or an address with its ID or at which it was added. Links with it take no new
+// message of ours and close when what runs on them has ended, after ten seconds at the latest. Hints of other peers do not bring it back; a new Add does, or the peer's own greeting.
 func (n *Node) Delete(to string) error {
 	id, err := n.router.Resolve(to)
 	if err == nil {
@@ -324,7 +324,8 @@ func (n *Node) Ping(ctx context.Context, to string) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-// Shutdown stops the node gracefully. It stops listening, tells the peers it has links with, refuses new streams with
+// Shutdown stops the node gracefully. It stops listening, tells the peers it has links with (on transports whose connections
+// carry one stream: those it has met), refuses new streams with
 // CodeShutdown, and waits until the handlers that run have answered or ctx has ended. Then it closes links, service
 // connections and transports. It returns ctx's error if handlers were cut off, else nil. A second call waits like the first.
 func (n *Node) Shutdown(ctx context.Context) error {

@@ -15,12 +15,16 @@ import (
 // The router is the book that the greeting reads and writes.
 var _ greeting.Book = (*Router)(nil)
 
-// SetSelf says what this node tells of itself: its name, and where it listens.
+// SetSelf says what this node tells of itself: its name, and where it listens. Peers that were told otherwise are told.
 func (r *Router) SetSelf(name string, addrs []transport.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.name, r.addrs = name, slices.Clone(addrs)
 	r.seq = max(r.seq+1, uint64(time.Now().UnixMicro()))
+	if len(r.routes) > 0 {
+		self := greeting.Peer{ID: r.self, Seq: r.seq, Name: r.name, Addrs: r.addrs}
+		r.spreadLocked([]greeting.Notice{{Change: greeting.Changed, Peer: self}}, identity.ID{})
+	}
 }
 
 // Self implements [greeting.Book].
@@ -35,19 +39,23 @@ func (r *Router) Lookup(id identity.ID, name string) []greeting.Peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !id.IsZero() {
-		if rt := r.routes[id]; rt != nil && rt.known() {
+		if rt := r.routes[id]; rt != nil && rt.tellable() {
 			return []greeting.Peer{r.told(rt)}
 		}
 		return nil
 	}
 	var peers []greeting.Peer
 	for _, rt := range r.routes {
-		if rt.known() && rt.fact.Peer.Name == name {
+		if rt.tellable() && rt.fact.Peer.Name == name {
 			peers = append(peers, r.told(rt))
 		}
 	}
 	return peers
 }
+
+// tellable reports whether others may be told of the peer: not before somebody has told us, since a fact without a Seq is
+// older than any, and never new to anybody.
+func (rt *route) tellable() bool { return rt.known() && rt.fact.Peer.Seq != 0 }
 
 // told returns what this node tells others of a peer: what the peer, or somebody else, has told this node. Addresses that
 // only our callers know stay ours, unless there are no others.
@@ -65,7 +73,7 @@ func (r *Router) Batch(after identity.ID, max int) []greeting.Peer {
 	defer r.mu.Unlock()
 	var ids []identity.ID
 	for id, rt := range r.routes {
-		if rt.known() && bytes.Compare(id[:], after[:]) > 0 {
+		if rt.tellable() && bytes.Compare(id[:], after[:]) > 0 {
 			ids = append(ids, id)
 		}
 	}
@@ -80,51 +88,94 @@ func (r *Router) Batch(after identity.ID, max int) []greeting.Peer {
 
 // Learn implements [greeting.Book].
 func (r *Router) Learn(from identity.ID, n greeting.Notice) (changed bool) {
-	id := n.Peer.ID
-	if id == r.self {
+	if n.Peer.ID == r.self || n.Peer.ID.IsZero() {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	firstHand := from == id
-	if firstHand && len(n.Peer.Addrs) == 0 && (r.routes[id] == nil || len(r.routes[id].links) == 0 && !r.routes[id].known()) {
+	if from == n.Peer.ID {
+		return r.learnFirstHand(n)
+	}
+	return r.learnHint(from, n)
+}
+
+// learnFirstHand takes what a peer says of itself.
+func (r *Router) learnFirstHand(n greeting.Notice) bool {
+	id, left := n.Peer.ID, n.Change == greeting.Left
+	rt := r.routes[id]
+	if len(n.Peer.Addrs) == 0 && (rt == nil || len(rt.links) == 0 && !rt.known()) {
 		return false // it cannot be reached: it listens nowhere and has no link with us
 	}
-	if r.routes[id] == nil && !r.makeRoom(firstHand) {
+	if rt == nil && !r.makeRoom(firstHand) {
 		return false
 	}
-	rt := r.get(id)
+	rt = r.get(id)
+	defer r.sweep(id)
+	was, old := rt.known(), rt.fact
+	if !left && old.Change == greeting.Left && old.Peer.Seq == n.Peer.Seq && n.Peer.Seq != 0 {
+		return false // its farewell has overtaken this on the way
+	}
+	rt.fact, rt.first, rt.hint = n, !left, greeting.Notice{}
+	r.attribute(rt, identity.ID{})
+	if left {
+		rt.added = nil
+		if was {
+			r.report(was, rt, id)
+		}
+		return was
+	}
+	rt.deleted = false
+	if was && old.Peer.Name == n.Peer.Name && slices.Equal(old.Peer.Addrs, n.Peer.Addrs) {
+		return false
+	}
+	r.report(was, rt, id)
+	return true
+}
+
+// learnHint takes, or not, what one peer says of another. All that it takes is newer than what it took before, so each fact is
+// taken, and passed on, at most once.
+func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
+	id, left := n.Peer.ID, n.Change == greeting.Left
+	rt := r.routes[id]
+	if rt == nil {
+		if left || n.Peer.Seq == 0 || len(n.Peer.Addrs) == 0 || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(hearsay) {
+			return false
+		}
+		rt = r.get(id)
+	}
 	defer r.sweep(id)
 	was := rt.known()
 	switch {
-	case firstHand:
-		changed = !was || rt.fact.Peer.Name != n.Peer.Name || !slices.Equal(rt.fact.Peer.Addrs, n.Peer.Addrs) || n.Change == greeting.Left
-		rt.fact, rt.first, rt.hints = n, true, nil
-		if n.Change == greeting.Left {
-			rt.first, rt.added = false, nil
-		} else {
-			rt.deleted = false
-		}
-	case rt.deleted || rt.fact.Peer.Seq != 0 && !n.Supersedes(rt.fact):
+	case rt.deleted || !n.Supersedes(rt.fact) || left && !was:
 		return false
-	case rt.first:
-		// What the peer told us itself stands; but where it has moved to since, others may know.
-		if n.Change == greeting.Left {
+	case rt.first || left && len(rt.added) > 0:
+		// What the peer told us itself stands, and that a caller of ours has added it; but where it has moved to since, others
+		// may know.
+		if left || !n.Supersedes(rt.hint) {
 			return false
 		}
-		changed = !slices.Equal(rt.hints, n.Peer.Addrs)
-		rt.hints = n.Peer.Addrs
-		return changed
-	case n.Change == greeting.Left && !was:
-		return false
-	default:
-		changed = true
-		rt.fact = n
+		moved := !slices.Equal(rt.hint.Peer.Addrs, n.Peer.Addrs)
+		rt.hint = n
+		if moved {
+			r.report(was, rt, from)
+		}
+		return moved
 	}
-	if changed {
-		r.report(was, rt, from)
+	if !was && !left {
+		if len(n.Peer.Addrs) == 0 && len(rt.links) == 0 || r.taken[from] >= r.cfg.maxTaken() {
+			return false
+		}
+		r.attribute(rt, from)
 	}
-	return changed
+	rt.fact = n
+	if len(n.Peer.Addrs) == 0 && len(rt.links) == 0 && len(rt.added) == 0 {
+		rt.fact.Change = greeting.Left // nobody can reach it
+	}
+	if !rt.known() {
+		r.attribute(rt, identity.ID{})
+	}
+	r.report(was, rt, from)
+	return true
 }
 
 // report tells the watchers what has become of a route, with mu held.
@@ -141,17 +192,38 @@ func (r *Router) report(was bool, rt *route, from identity.ID) {
 	r.emit(e)
 }
 
-// makeRoom reports whether the table has room for one more peer, with mu held. First-hand news take the place of a hint.
-func (r *Router) makeRoom(firstHand bool) bool {
+// claim is how good a claim to a place in the table is.
+type claim int
+
+const (
+	hearsay   claim = iota // what one peer says of another: takes the place of those that left
+	firstHand              // what a peer says of itself: takes that of hearsay, too
+	byCaller               // what a caller of ours says: takes that of peers without a link, too, which no caller has added
+)
+
+// makeRoom reports whether the table has room for one more peer, with mu held.
+func (r *Router) makeRoom(c claim) bool {
 	if len(r.routes) < r.cfg.maxRoutes() {
 		return true
 	}
-	if !firstHand {
-		return false
+	if c == hearsay {
+		// Hearsay is plentiful, and the search is long.
+		if now := time.Now(); now.Sub(r.scanned) < time.Second {
+			return false
+		} else {
+			r.scanned = now
+		}
 	}
 	for id, rt := range r.routes {
-		if !rt.first && len(rt.added) == 0 && len(rt.links) == 0 && rt.dialing == nil {
-			delete(r.routes, id)
+		switch {
+		case len(rt.added) > 0 || len(rt.links) > 0 || rt.dialing != nil:
+		case c == hearsay && (rt.known() || rt.deleted):
+		case c == firstHand && rt.first:
+		default:
+			if rt.known() {
+				r.emit(Event{Kind: RouteRemoved, Route: r.snapshot(rt), Reason: "the table is full"})
+			}
+			r.drop(id)
 			return true
 		}
 	}
@@ -176,12 +248,19 @@ const maxNews = 4096
 func (r *Router) Spread(notices []greeting.Notice, except identity.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.spreadLocked(notices, except)
+}
+
+func (r *Router) spreadLocked(notices []greeting.Notice, except identity.ID) {
+	if r.closed || r.leaving {
+		return
+	}
 	for _, n := range notices {
 		if len(r.news.waiting) < maxNews {
 			r.news.waiting = append(r.news.waiting, told{n, except})
 		}
 	}
-	if !r.closed && !r.news.running && len(r.news.waiting) > 0 {
+	if !r.news.running && len(r.news.waiting) > 0 {
 		r.news.running = true
 		r.running.Add(1)
 		go r.spread()

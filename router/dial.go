@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/protocol/greeting"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -21,13 +24,17 @@ type Attempt struct {
 // DialError says that a peer could not be reached: every address that was tried, and why each failed. It wraps all of the
 // reasons.
 type DialError struct {
-	Peer     identity.ID
+	Peer     identity.ID // zero if whoever is at the address was asked for
 	Attempts []Attempt
 }
 
 func (e *DialError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "router: peer %s was not reached; %d addresses were tried", e.Peer, len(e.Attempts))
+	whom := "whoever is there"
+	if !e.Peer.IsZero() {
+		whom = "peer " + e.Peer.String()
+	}
+	fmt.Fprintf(&b, "router: %s was not reached; %d addresses were tried", whom, len(e.Attempts))
 	for _, a := range e.Attempts {
 		fmt.Fprintf(&b, "; after %v: %v", a.Elapsed.Round(time.Millisecond), a.Err)
 	}
@@ -43,14 +50,43 @@ func (e *DialError) Unwrap() []error {
 	return errs
 }
 
-// dialing is a dial for a long connection that any number of callers wait for.
+// dialing is a dial that any number of callers wait for.
 type dialing struct {
-	cancel  context.CancelFunc
-	waiters int           // guarded by Router.mu
-	done    chan struct{} // closed when link and err are set
-	link    *link
-	err     error
+	cancel context.CancelFunc
+	done   chan struct{} // closed when what follows is set
+
+	id   identity.ID // who answered
+	link *link       // nil if the connection carries one stream only
+	err  error
+
+	waiters   int   // guarded by Router.mu, as is what follows
+	abandoned error // why nobody wants the result any more; nobody joins then
 }
+
+// abandon gives up a dial, with Router.mu held.
+func (d *dialing) abandon(why error) {
+	d.abandoned = why
+	d.cancel()
+}
+
+// join waits for a dial of which the caller is counted as a waiter. When the last one has gone the dial is given up.
+func (r *Router) join(ctx context.Context, d *dialing) error {
+	var err error
+	select {
+	case <-d.done:
+		err = d.err
+	case <-ctx.Done():
+		err = fmt.Errorf("router: dial: %w", ctx.Err())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.waiters--; d.waiters == 0 {
+		d.abandon(errUnwanted)
+	}
+	return err
+}
+
+var errUnwanted = errors.New("router: whoever wanted the connection has gone")
 
 // Open opens a stream to a peer: on a link if there is one, else on a connection dialled for it, which is then kept as a link
 // unless it carries one stream only (oneStream). Callers at once share a dial. Open returns when it has the stream, when every
@@ -97,17 +133,20 @@ func (r *Router) connect(ctx context.Context, id identity.ID) (*link, transport.
 		return nil, nil, ErrSelf
 	}
 	r.mu.Lock()
-	rt := r.routes[id]
-	if r.closed || rt == nil || !rt.known() && len(rt.links) == 0 {
-		closed := r.closed
+	if r.closed {
 		r.mu.Unlock()
-		if closed {
-			return nil, nil, ErrClosed
-		}
-		return nil, nil, fmt.Errorf("%w: %s", ErrUnknownPeer, id)
+		return nil, nil, ErrClosed
 	}
-	if l := rt.best(r.self); l != nil {
+	rt := r.routes[id]
+	var l *link
+	if rt != nil && !rt.deleted {
+		l = rt.best()
+	}
+	if l != nil || rt == nil || !rt.known() {
 		r.mu.Unlock()
+		if l == nil {
+			return nil, nil, fmt.Errorf("%w: %s", ErrUnknownPeer, id)
+		}
 		return l, nil, nil
 	}
 	addrs := r.candidates(rt)
@@ -222,60 +261,63 @@ func joinDialErrors(id identity.ID, errs []error) error {
 func (r *Router) dialLong(ctx context.Context, id identity.ID, addrs []transport.Addr) outcome {
 	r.mu.Lock()
 	rt := r.routes[id]
-	if r.closed || rt == nil {
+	switch {
+	case r.closed:
 		r.mu.Unlock()
 		return outcome{err: ErrClosed}
+	case rt == nil || !rt.known():
+		r.mu.Unlock()
+		return outcome{err: fmt.Errorf("%w: %s", ErrUnknownPeer, id)}
 	}
-	if l := rt.best(r.self); l != nil {
+	if l := rt.best(); l != nil {
 		r.mu.Unlock()
 		return outcome{link: l}
 	}
-	d := rt.dialing
-	if d == nil {
-		d = &dialing{done: make(chan struct{})}
+	if rt.dialing == nil || rt.dialing.abandoned != nil {
+		d := &dialing{done: make(chan struct{}), id: id}
 		var dialCtx context.Context
 		dialCtx, d.cancel = context.WithCancel(r.ctx)
 		rt.dialing = d
 		r.running.Add(1)
-		go r.dial(dialCtx, d, id, addrs)
+		go r.dial(dialCtx, d, addrs)
 	}
+	d := rt.dialing
 	d.waiters++
 	r.mu.Unlock()
-	var err error
-	select {
-	case <-d.done:
-	case <-ctx.Done():
-		err = ctx.Err()
+	if err := r.join(ctx, d); err != nil {
+		return outcome{err: err}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if d.waiters--; d.waiters == 0 {
-		d.cancel()
-	}
-	if err != nil {
-		return outcome{err: fmt.Errorf("router: dial peer %s: %w", id, err)}
-	}
-	return outcome{link: d.link, err: d.err}
+	return outcome{link: d.link}
 }
 
 // dial is the goroutine of a dial for a long connection.
-func (r *Router) dial(ctx context.Context, d *dialing, id identity.ID, addrs []transport.Addr) {
+func (r *Router) dial(ctx context.Context, d *dialing, addrs []transport.Addr) {
 	defer r.running.Done()
 	defer d.cancel()
-	c, err := r.race(ctx, id, addrs)
-	if err == nil {
-		if d.link = r.attach(c); d.link == nil {
+	c, err := r.race(ctx, d.id, addrs)
+	var surplus *link
+	r.mu.Lock()
+	switch {
+	case d.abandoned != nil:
+		err = d.abandoned
+	case err == nil:
+		if d.link, surplus = r.attachLocked(c); d.link == nil {
 			err = ErrClosed
 		}
 	}
 	d.err = err
-	r.mu.Lock()
-	if rt := r.routes[id]; rt != nil && rt.dialing == d {
+	if rt := r.routes[d.id]; rt != nil && rt.dialing == d {
 		rt.dialing = nil
 	}
-	r.sweep(id)
+	r.sweep(d.id)
 	close(d.done)
 	r.mu.Unlock()
+	if c != nil && d.link == nil {
+		c.CloseWithError(transport.CodeCancelled, "")
+	}
+	if surplus != nil {
+		surplus.conn.CloseWithError(transport.CodeSuperseded, "there are too many newer connections")
+	}
 }
 
 // race dials addresses one after the other, each when the one before has failed or has taken Config.RaceDelay, and returns
@@ -329,6 +371,7 @@ func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Add
 			if ctx.Err() == nil {
 				r.note(id, res.Addr, false)
 				next()
+				timer.Reset(r.cfg.raceDelay())
 			}
 			failed.Attempts = append(failed.Attempts, res.Attempt)
 		}
@@ -354,10 +397,17 @@ func (r *Router) note(id identity.ID, a transport.Addr, worked bool) {
 	case rt == nil:
 	case worked:
 		delete(rt.failed, a)
-	case len(rt.failed) < 64:
-		if rt.failed == nil {
-			rt.failed = make(map[transport.Addr]failures)
-		}
+	case rt.failed == nil:
+		rt.failed = map[transport.Addr]failures{a: {1, time.Now()}}
+	default:
 		rt.failed[a] = failures{rt.failed[a].count + 1, time.Now()}
+		if len(rt.failed) > maxFailed {
+			addrs := r.addresses(rt)
+			maps.DeleteFunc(rt.failed, func(a transport.Addr, _ failures) bool { return !slices.Contains(addrs, a) })
+		}
 	}
 }
+
+// maxFailed is how many failed addresses of a peer are remembered before those are forgotten that are not its addresses any
+// more. It has fewer addresses than that at a time.
+const maxFailed = 4 * greeting.MaxAddrs

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -142,22 +143,22 @@ func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handle
 	return id, r.Introduce(addr)
 }
 
-// greet holds the greeting over a long connection, which becomes a link; a link that is there already is used instead.
+// greet holds the greeting over a long connection, which becomes a link. It takes over from those that we dialled before: the
+// peer may have restarted, so that they are dead and do not know it yet.
 func (r *Router) greet(ctx context.Context, c transport.Conn, first protocol.Message, h protocol.Handler) error {
-	id := c.Info().RemotePeer
-	r.mu.Lock()
-	l := r.get(id).best(r.self)
-	r.mu.Unlock()
-	if l != nil {
-		c.CloseWithError(transport.CodeSuperseded, "there is a link already")
-	} else if l = r.attach(c); l == nil {
+	l := r.attach(c)
+	if l == nil {
 		return ErrClosed
 	}
 	s, err := l.open(ctx)
 	if err != nil {
 		return err
 	}
-	return protocol.Converse(ctx, s, id, first, h, r.cfg.Protocol)
+	if err := protocol.Converse(ctx, s, c.Info().RemotePeer, first, h, r.cfg.Protocol); err != nil {
+		return err
+	}
+	l.supersede()
+	return nil
 }
 
 // greetBy holds the greeting over connections of one stream, of which c is the first.
@@ -176,36 +177,78 @@ func (r *Router) greetBy(ctx context.Context, t transport.Transport, c transport
 	return r.converseBy(ctx, addr.Peer, s, open, first, h)
 }
 
-// Reach makes sure that there is a route to whoever is at addr, without greeting, and returns the peer's ID. It dials only if
-// the ID is not in addr and no route was introduced by it.
+// Reach makes sure that there is a route to whoever is at addr, without greeting, and returns the peer's ID. It dials unless the
+// peer is known: by its ID in addr, or as one that was added at addr. Callers at once share a dial. A failure is a
+// [*DialError], or else [ErrSelf], [ErrNoAddress], [ErrFull], [ErrClosed] or ctx's error; nothing is remembered then.
 func (r *Router) Reach(ctx context.Context, addr transport.Addr) (identity.ID, error) {
-	t := r.transports[addr.Scheme]
-	if t == nil {
+	switch {
+	case r.transports[addr.Scheme] == nil:
 		return addr.Peer, fmt.Errorf("%w: %s", ErrNoAddress, addr)
+	case addr.Peer == r.self:
+		return addr.Peer, ErrSelf
 	}
-	if addr.Peer.IsZero() {
-		addr.Peer = r.introduced(addr)
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return addr.Peer, ErrClosed
 	}
-	if !addr.Peer.IsZero() {
-		return addr.Peer, r.Introduce(addr)
+	id := addr.Peer
+	if id.IsZero() {
+		id = r.introduced(addr)
 	}
-	c, err := r.attempt(ctx, addr)
+	if rt := r.routes[id]; rt != nil && rt.known() {
+		have := slices.Contains(r.addresses(rt), transport.Addr{Scheme: addr.Scheme, HostPort: addr.HostPort, Peer: id})
+		r.mu.Unlock()
+		if have {
+			return id, nil
+		}
+		return id, r.Introduce(addr)
+	}
+	d := r.reaching[addr]
+	if d == nil || d.abandoned != nil {
+		d = &dialing{done: make(chan struct{}), id: addr.Peer}
+		var dialCtx context.Context
+		dialCtx, d.cancel = context.WithCancel(r.ctx)
+		r.reaching[addr] = d
+		r.running.Add(1)
+		go r.reach(dialCtx, d, addr)
+	}
+	d.waiters++
+	r.mu.Unlock()
+	err := r.join(ctx, d)
 	if err != nil {
 		return addr.Peer, err
 	}
-	addr.Peer = c.Info().RemotePeer
-	if t.Traits().OneStream {
-		c.CloseWithError(transport.CodeNone, "")
-	} else if r.attach(c) == nil && addr.Peer != r.self {
-		return addr.Peer, ErrClosed
-	}
-	return addr.Peer, r.Introduce(addr)
+	return d.id, nil
 }
 
-// introduced returns the peer that was introduced at the address, whose Peer is not known, or zero.
-func (r *Router) introduced(addr transport.Addr) identity.ID {
+// reach is the goroutine of a dial at an address of a peer that is not known yet.
+func (r *Router) reach(ctx context.Context, d *dialing, addr transport.Addr) {
+	defer r.running.Done()
+	defer d.cancel()
+	start, key := time.Now(), addr
+	c, err := r.attempt(ctx, addr)
+	if err == nil {
+		d.id, addr.Peer = c.Info().RemotePeer, c.Info().RemotePeer
+		if err = r.Introduce(addr); err != nil || r.transports[addr.Scheme].Traits().OneStream {
+			c.CloseWithError(transport.CodeNone, "")
+		} else if d.link = r.attach(c); d.link == nil {
+			err = ErrClosed
+		}
+	} else {
+		err = &DialError{Peer: d.id, Attempts: []Attempt{{addr, time.Since(start), err}}}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	d.err = err
+	if r.reaching[key] == d {
+		delete(r.reaching, key)
+	}
+	close(d.done)
+}
+
+// introduced returns the peer that was added at the address, whose Peer is not known, or zero; with mu held.
+func (r *Router) introduced(addr transport.Addr) identity.ID {
 	for id, rt := range r.routes {
 		for _, a := range rt.added {
 			if a.Scheme == addr.Scheme && a.HostPort == addr.HostPort && rt.known() {

@@ -50,8 +50,8 @@ type Config struct {
 	RaceDelay time.Duration
 	// Parallel bounds how many peers DispatchAll, and the spreading of notices, talk to at once. Zero or less means 64.
 	Parallel int
-	// MaxRoutes bounds the table. Beyond it, hints about new peers are dropped, and first-hand news replace hints. Zero or
-	// less means 16384.
+	// MaxRoutes bounds the table. Beyond it, hints about new peers are dropped, and first-hand news replace hints. Half of it
+	// at most is kept on the word of any one peer. Peers that callers have added are never replaced. Zero or less means 16384.
 	MaxRoutes int
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
@@ -68,6 +68,9 @@ func (c *Config) dialTimeout() time.Duration { return orDefault(c.DialTimeout, 1
 func (c *Config) raceDelay() time.Duration   { return orDefault(c.RaceDelay, 250*time.Millisecond) }
 func (c *Config) parallel() int              { return orDefault(c.Parallel, 64) }
 func (c *Config) maxRoutes() int             { return orDefault(c.MaxRoutes, 16384) }
+
+// maxTaken bounds the routes that are kept on the word of one peer alone.
+func (c *Config) maxTaken() int { return max(1, c.maxRoutes()/2) }
 
 // Router keeps routes and links. It is safe for concurrent use; no lock is held while it waits for a peer.
 type Router struct {
@@ -88,6 +91,10 @@ type Router struct {
 	addrs    []transport.Addr
 	seq      uint64
 	routes   map[identity.ID]*route
+	taken    map[identity.ID]int // how many routes are kept on the word of one peer alone
+	scanned  time.Time           // when a full table was last searched for what a hint may replace
+	reaching map[transport.Addr]*dialing
+	leaving  bool // Farewell was called: nothing is spread any more
 	watchers map[*Watcher]struct{}
 	news     news
 }
@@ -100,6 +107,8 @@ var (
 	ErrUnknownPeer = errors.New("router: no route to the peer; add it by one of its addresses")
 	// ErrSelf means that the peer asked for is this node itself.
 	ErrSelf = errors.New("router: the peer is this node itself")
+	// ErrFull means that the table has no room for a further peer: Config.MaxRoutes others were added. Delete some.
+	ErrFull = errors.New("router: the table of routes is full; delete peers, or raise Config.MaxRoutes")
 	// ErrNoAddress means that none of the peer's addresses is of a transport that this node has, and it has no link with us.
 	ErrNoAddress = errors.New("router: no address of the peer is of a transport of this node")
 )
@@ -109,7 +118,8 @@ func New(cfg Config) (*Router, error) {
 	r := &Router{
 		cfg: cfg, log: cfg.Logger,
 		transports: make(map[string]transport.Transport), rank: make(map[string]int),
-		routes: make(map[identity.ID]*route), watchers: make(map[*Watcher]struct{}),
+		routes: make(map[identity.ID]*route), taken: make(map[identity.ID]int),
+		reaching: make(map[transport.Addr]*dialing), watchers: make(map[*Watcher]struct{}),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -188,8 +198,9 @@ func (r *Router) Close(code transport.Code, reason string) {
 // farewellTimeout bounds telling peers that this node goes.
 const farewellTimeout = 2 * time.Second
 
-// Farewell tells the peers with links that this node goes away, so that they need not find out. It returns when they know, when
-// ctx has ended, or after two seconds.
+// Farewell tells peers that this node goes away, so that they need not find out: those it has links with and, where peers are
+// reached by connections of one stream, those that it has met. It spreads nothing else from then on. It returns when they
+// know, when ctx has ended, or after two seconds.
 func (r *Router) Farewell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
 	defer cancel()
@@ -198,16 +209,27 @@ func (r *Router) Farewell(ctx context.Context) {
 		return
 	}
 	r.mu.Lock()
+	again := r.leaving
+	r.leaving, r.news.waiting = true, nil
 	var peers []identity.ID
 	for id, rt := range r.routes {
-		if rt.known() && rt.best(r.self) != nil {
+		if rt.known() && (rt.best() != nil || rt.first && r.byOneStream(rt)) {
 			peers = append(peers, id)
 		}
 	}
 	r.mu.Unlock()
+	if again {
+		return
+	}
 	r.each(peers, func(id identity.ID) {
 		if _, err := r.Dispatch(ctx, id, m); err != nil {
 			r.log.Debug("router: the farewell was not taken", "peer", id, "err", err)
 		}
 	})
+}
+
+// byOneStream reports whether the first address that would be dialled is of a transport whose connections carry one stream.
+func (r *Router) byOneStream(rt *route) bool {
+	addrs := r.candidates(rt)
+	return len(addrs) > 0 && r.transports[addrs[0].Scheme].Traits().OneStream
 }

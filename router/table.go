@@ -34,7 +34,8 @@ type route struct {
 	fact    greeting.Notice             // the newest that was taken
 	first   bool                        // the peer itself has told fact
 	added   []transport.Addr            // where a caller of ours reached it, or told us to
-	hints   []transport.Addr            // what others said later of a peer that we know first-hand
+	hint    greeting.Notice             // the newest that others said since, of a peer whose fact they cannot replace
+	by      identity.ID                 // on whose word alone the peer is known; zero if it is ours or the peer's own
 	deleted bool                        // by a caller: hints do not bring it back
 	failed  map[transport.Addr]failures // addresses whose last attempt failed
 
@@ -67,7 +68,26 @@ func (r *Router) get(id identity.ID) *route {
 func (r *Router) sweep(id identity.ID) {
 	if rt := r.routes[id]; rt != nil && !rt.known() && !rt.deleted && len(rt.links) == 0 && rt.dialing == nil &&
 		rt.fact.Change != greeting.Left {
-		delete(r.routes, id)
+		r.drop(id)
+	}
+}
+
+// drop forgets all state of a peer, with mu held.
+func (r *Router) drop(id identity.ID) {
+	r.attribute(r.routes[id], identity.ID{})
+	delete(r.routes, id)
+}
+
+// attribute notes on whose word alone a route is kept, with mu held.
+func (r *Router) attribute(rt *route, by identity.ID) {
+	if rt.by == by {
+		return
+	}
+	if r.taken[rt.by]--; r.taken[rt.by] <= 0 {
+		delete(r.taken, rt.by)
+	}
+	if rt.by = by; !by.IsZero() {
+		r.taken[by]++
 	}
 }
 
@@ -83,7 +103,7 @@ func (f failures) penalty(now time.Time) int {
 // those that failed of late behind the others, those of transports that we have not last.
 func (r *Router) addresses(rt *route) []transport.Addr {
 	var addrs []transport.Addr
-	for _, list := range [][]transport.Addr{rt.added, rt.fact.Peer.Addrs, rt.hints} {
+	for _, list := range [][]transport.Addr{rt.added, rt.fact.Peer.Addrs, rt.hint.Peer.Addrs} {
 		for _, a := range list {
 			a.Peer = rt.fact.Peer.ID
 			if !slices.Contains(addrs, a) {
@@ -148,17 +168,24 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("router: %d peers bear the name %q; say which by its ID: %s", len(ids), e.Name, strings.Join(ids, ", "))
 }
 
-// Resolve returns the ID that to means: an ID, an address with an ID, or the name of one known peer. A name that several bear
-// is an [*AmbiguousError], one that nobody bears wraps [ErrUnknownPeer].
+// Resolve returns the ID that to means: an ID, an address with an ID or at which a known peer was added, or the name of one
+// known peer. A name that several bear is an [*AmbiguousError], one that nobody bears wraps [ErrUnknownPeer].
 func (r *Router) Resolve(to string) (identity.ID, error) {
 	if id, err := identity.ParseID(to); err == nil {
 		return id, nil
 	}
-	if a, err := transport.ParseAddr(to); err == nil && !a.Peer.IsZero() {
+	a, err := transport.ParseAddr(to)
+	if err == nil && !a.Peer.IsZero() {
 		return a.Peer, nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err == nil {
+		if id := r.introduced(a); !id.IsZero() {
+			return id, nil
+		}
+		return identity.ID{}, fmt.Errorf("%w: nobody was added at %s", ErrUnknownPeer, to)
+	}
 	var found []identity.ID
 	for id, rt := range r.routes {
 		if rt.known() && rt.fact.Peer.Name == to {
@@ -175,32 +202,39 @@ func (r *Router) Resolve(to string) (identity.ID, error) {
 	return identity.ID{}, &AmbiguousError{Name: to, Peers: found}
 }
 
-// Introduce notes that a peer is, or may be, reached at addr, because a caller of ours said so. A peer that was deleted is
-// known again.
+// Introduce notes that a peer is reached at addr, because a caller of ours said so. A peer that was deleted is known again. It
+// fails with [ErrSelf], [ErrClosed], or [ErrFull].
 func (r *Router) Introduce(addr transport.Addr) error {
 	if addr.Peer == r.self {
 		return ErrSelf
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return ErrClosed
+	case r.routes[addr.Peer] == nil && !r.makeRoom(byCaller):
+		return ErrFull
+	}
 	rt := r.get(addr.Peer)
 	was := rt.known()
 	rt.deleted = false
 	if rt.fact.Change == greeting.Left {
 		rt.fact.Change = greeting.Arrived
 	}
-	if !slices.Contains(rt.added, addr) {
-		rt.added = slices.Insert(rt.added, 0, addr)
-		rt.added = rt.added[:min(len(rt.added), greeting.MaxAddrs)]
-	}
+	rt.added = slices.DeleteFunc(rt.added, func(a transport.Addr) bool { return a == addr })
+	rt.added = slices.Insert(rt.added, 0, addr)
+	rt.added = rt.added[:min(len(rt.added), greeting.MaxAddrs)]
+	r.attribute(rt, identity.ID{})
 	if !was {
 		r.emit(Event{Kind: RouteAdded, Route: r.snapshot(rt), Reason: "added"})
 	}
 	return nil
 }
 
-// Delete forgets a peer and closes the links with it. What others say of it does not bring it back; the peer itself may, and
-// a caller who adds it again. It fails with [ErrUnknownPeer] if the peer is not known.
+// Delete forgets a peer and closes the links with it when what runs on them has ended, after ten seconds at the latest. What
+// others say of the peer does not bring it back; the peer itself may, and a caller who adds it again. It fails with
+// [ErrUnknownPeer] if the peer is not known, and does not wait.
 func (r *Router) Delete(id identity.ID) error {
 	r.mu.Lock()
 	rt := r.routes[id]
@@ -210,15 +244,17 @@ func (r *Router) Delete(id identity.ID) error {
 	}
 	gone := r.snapshot(rt)
 	links := slices.Clone(rt.links)
-	rt.deleted, rt.first, rt.added, rt.hints, rt.failed = true, false, nil, nil, nil
+	rt.deleted, rt.first, rt.added, rt.hint, rt.failed = true, false, nil, greeting.Notice{}, nil
 	rt.fact.Peer.Addrs = nil
+	r.attribute(rt, identity.ID{})
 	if rt.dialing != nil {
-		rt.dialing.cancel()
+		rt.dialing.abandon(fmt.Errorf("%w: %s: it was deleted", ErrUnknownPeer, id))
+		rt.dialing = nil
 	}
 	r.emit(Event{Kind: RouteRemoved, Route: gone, Reason: "deleted"})
 	r.mu.Unlock()
 	for _, l := range links {
-		l.drain("deleted")
+		l.drain(transport.CodeNone, "deleted", drainTimeout)
 	}
 	return nil
 }

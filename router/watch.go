@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -78,6 +79,7 @@ func (w *Watcher) offer(e Event) {
 		return
 	}
 	e.Missed = w.missed
+	e.Route.Addrs, e.Route.Links = slices.Clone(e.Route.Addrs), slices.Clone(e.Route.Links) // every watcher owns its own
 	select {
 	case w.c <- e:
 		w.missed = 0
