@@ -46,7 +46,13 @@ the end. Rules that need Go's package testing are skipped.`,
 			if !slices.ContainsFunc(conformance.Rules(), selects(rule)) {
 				return usagef("--rule %q: no rule has such a name or clause", rule)
 			}
-			return p.conformance(cmd.Context(), wanted, rule)
+			var harnesses []conformance.Transport
+			for _, scheme := range wanted {
+				h := harness(scheme)
+				h.Select = selects(rule)
+				harnesses = append(harnesses, h)
+			}
+			return p.check(cmd.Context(), harnesses)
 		},
 	}
 	cmd.Flags().StringVar(&scheme, "transport", quicScheme, "the `scheme` of the transport: "+strings.Join(schemes(), ", ")+", or all")
@@ -116,13 +122,13 @@ type tally struct {
 	MS      float64 `json:"ms"`
 }
 
-func (p *program) conformance(ctx context.Context, wanted []string, rule string) error {
+// check runs the suite on each transport.
+func (p *program) check(ctx context.Context, harnesses []conformance.Transport) error {
 	var sum tally
 	var found []string
 	began := time.Now()
-	for _, scheme := range wanted {
-		h := harness(scheme)
-		h.Select = selects(rule)
+	for _, h := range harnesses {
+		scheme := h.Listen.Scheme
 		err := conformance.Run(ctx, h, func(r conformance.Result) {
 			if ctx.Err() == nil {
 				o := p.outcome(scheme, r, &sum)

@@ -27,7 +27,7 @@ const exitCodes = `Exit codes:
   2    the command line makes no sense
   3    the peer could not be reached, or is not the one whose ID the address has
   4    a transport breaks rules of the conformance suite
-  130  interrupted by a signal (Ctrl-C or SIGTERM); a second signal stops at once
+  130  interrupted by a signal (Ctrl-C or SIGTERM); serve, when a second one stops it at once
 `
 
 // exitError is an error that chooses the exit code.

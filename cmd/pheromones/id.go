@@ -19,6 +19,9 @@ standard error says so. A file that is there is never written.`,
   pheromones id --json             {"id": …, "key": the file, "made": whether it is new}`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if file != "" && dir != "" {
+				return usagef("--key and --dir: want one of them")
+			}
 			if file == "" {
 				var err error
 				if file, err = keyIn(dir); err != nil {
@@ -46,7 +49,6 @@ standard error says so. A file that is there is never written.`,
 	}
 	cmd.Flags().StringVar(&file, "key", "", "the key `file`")
 	cmd.Flags().StringVar(&dir, "dir", "", "the `folder` of the node (default: pheromones in the user's folder for settings)")
-	cmd.MarkFlagsMutuallyExclusive("key", "dir")
 	p.jsonFlag(cmd, "one object")
 	return cmd
 }

@@ -50,12 +50,12 @@ func (m *meter) add(n int) {
 		if time.Now().Before(m.from) {
 			return
 		}
-		m.bar = progressbar.NewOptions64(m.total, progressbar.OptionSetWriter(m.w), progressbar.OptionShowBytes(true),
+		m.bar = progressbar.NewOptions64(m.total, progressbar.OptionSetWriter(m.w), progressbar.OptionShowBytes(true), progressbar.OptionShowCount(),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetWidth(30), progressbar.OptionUseIECUnits(true),
 			progressbar.OptionClearOnFinish(), progressbar.OptionSetSpinnerChangeInterval(0))
 	}
-	if m.total >= 0 {
-		m.total = max(m.total, m.moved) // both directions count, and a file may grow
+	if m.total >= 0 && m.moved > m.total { // both directions count, and a file may grow
+		m.total = m.moved
 		m.bar.ChangeMax64(m.total)
 	}
 	m.bar.Set64(m.moved)

@@ -17,7 +17,7 @@ func (p *program) pingCommand() *cobra.Command {
 	var interval time.Duration
 	flags := clientFlags{}
 	cmd := &cobra.Command{
-		Use:   "ping ADDR",
+		Use:   "ping [flags] ADDR",
 		Short: "See whether a node is there, and how far away",
 		Long: `Sends an empty message after another and shows how long each reply takes, until -c of them were sent or Ctrl-C; then
 minimum, average, maximum and standard deviation. A time that includes setting up the connection is marked: that is the
@@ -171,10 +171,11 @@ func (p *program) pingOnce(ctx context.Context, flags *clientFlags, c *client, s
 	return nil
 }
 
-// linkOf returns when the link with the peer was made, which tells it from the next one; zero if there is none.
+// linkOf returns when the newest link with the peer was made, which tells it from the next one; zero if there is none.
 func linkOf(c *client) time.Time {
 	if routes := c.Routes(); len(routes) == 1 && len(routes[0].Links) > 0 {
-		return routes[0].Links[0].Since
+		links := routes[0].Links
+		return links[len(links)-1].Since
 	}
 	return time.Time{}
 }

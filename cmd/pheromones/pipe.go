@@ -18,7 +18,7 @@ func (p *program) pipeCommand() *cobra.Command {
 	var flags clientFlags
 	var listen string
 	cmd := &cobra.Command{
-		Use:   "pipe ADDR SERVICE",
+		Use:   "pipe [flags] ADDR SERVICE",
 		Short: "Join standard input and output, or a local port, to a service of a node",
 		Long: `Connects to a service of the node at ADDR and copies standard input to it and what comes from it to standard output. The
 end of standard input is told to the service, and pipe ends when both sides have ended; if standard input is a terminal,

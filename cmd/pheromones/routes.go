@@ -23,7 +23,7 @@ type peer struct {
 func (p *program) routesCommand() *cobra.Command {
 	var flags clientFlags
 	cmd := &cobra.Command{
-		Use:   "routes ADDR",
+		Use:   "routes [flags] ADDR",
 		Short: "List the nodes that a node knows",
 		Long: `Greets the node at ADDR as nodes do when they meet, lists it and the nodes it knows, and takes leave. Names are labels that
 several nodes may bear; of the addresses it is not tried whether they work.`,

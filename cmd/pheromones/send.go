@@ -27,7 +27,7 @@ func (p *program) sendCommand() *cobra.Command {
 	var operation string
 	var flags clientFlags
 	cmd := &cobra.Command{
-		Use:   "send ADDR < data",
+		Use:   "send [flags] ADDR < data",
 		Short: "Send one message to a node and print the reply",
 		Long: `Sends standard input as the data of one message, at most 16 MiB, and prints the data of the reply as it is. An operation
 that the node does not know is a failure, as is an error of the node.

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -143,7 +143,7 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	for _, l := range listeners {
 		l.Close()
 	}
-	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	bound, cancel := p.graceful(ctx)
 	defer cancel()
 	finished := make(chan struct{})
 	var waiting sync.WaitGroup
@@ -154,31 +154,37 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	select {
 	case <-finished:
 	case <-bound.Done():
-	case <-p.hard:
+		p.note("connections of services were cut off: %v", context.Cause(bound))
 	}
 	cut()
 	waiting.Wait()
-	return p.shutdown(bound, n)
+	if err := n.Shutdown(bound); err != nil {
+		return err
+	}
+	if context.Cause(bound) == errInterrupted {
+		return &exitError{exitInterrupted, errInterrupted}
+	}
+	return nil
 }
 
-// shutdown stops a node gracefully, within ctx and until a second signal comes.
-func (p *program) shutdown(ctx context.Context, n *pheromones.Node) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// graceful returns the context of a shutdown that ctx, which has ended, asks for: it ends after the grace period, or at the
+// second signal.
+func (p *program) graceful(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), grace, fmt.Errorf("%v have passed since the signal", grace))
+	ctx, interrupt := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
 		case <-p.hard:
-			cancel(errInterrupted)
+			interrupt(errInterrupted)
 		case <-ctx.Done():
 		}
 	})
-	err := n.Shutdown(ctx)
-	cancel(nil)
-	watching.Wait()
-	if errors.Is(err, errInterrupted) {
-		return &exitError{exitInterrupted, err}
+	return ctx, func() {
+		cancel()
+		watching.Wait()
+		interrupt(nil)
 	}
-	return err
 }
 
 // serveNode makes the node, which does not listen yet.
