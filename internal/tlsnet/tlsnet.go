@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -178,6 +179,9 @@ func (t *Transport) connectAs(ctx context.Context, addr transport.Addr, s tls.Cl
 	}
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	tcp, err := dialer.DialContext(ctx, "tcp", addr.HostPort)
+	if by, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(by) {
+		return nil, context.DeadlineExceeded // the network's clock was a moment ahead of the context's
+	}
 	if err != nil {
 		return nil, err
 	}
