@@ -41,7 +41,7 @@ type Transport struct {
 	// Select says which rules to run; nil means all.
 	Select func(Rule) bool
 	// Watchdog is how long one rule may take before it counts as hung. Zero means 30 seconds; rules that move much data
-	// get four times as long, and a program built with the race detector three times as long again.
+	// get twice as long, and a program built with the race detector three times as long again.
 	Watchdog time.Duration
 
 	name     string        // of the test that runs the suite, if one does
@@ -89,8 +89,14 @@ func TestTransport(t *testing.T, h Transport) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.test(t, table(), traits)
+}
+
+// test runs rules as subtests.
+func (h *Transport) test(t *testing.T, rules []Rule, traits transport.Traits) {
+	t.Helper()
 	var skips []string
-	for _, r := range table() {
+	for _, r := range rules {
 		if h.Select != nil && !h.Select(r) {
 			continue
 		}
@@ -120,12 +126,17 @@ func CheckTransport(ctx context.Context, h Transport) error {
 // Run is [CheckTransport] for programs that show progress: it calls report with the result of each rule when it has
 // ended, skipped ones included, from the calling goroutine.
 func Run(ctx context.Context, h Transport, report func(Result)) error {
+	return h.check(ctx, table(), report)
+}
+
+// check runs rules and returns the findings, joined.
+func (h *Transport) check(ctx context.Context, rules []Rule, report func(Result)) error {
 	traits, err := h.probe()
 	if err != nil {
 		return err
 	}
 	var found []error
-	for _, r := range table() {
+	for _, r := range rules {
 		if h.Select != nil && !h.Select(r) {
 			continue
 		}
