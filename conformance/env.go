@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func (h *Transport) run(ctx context.Context, t *testing.T, r Rule, traits transp
 		limit = 30 * time.Second
 	}
 	if limit *= slowdown; r.heavy {
-		limit *= 4
+		limit *= 2
 	}
 	before := leak.Take()
 	e := &env{h: h, t: t, traits: traits, soon: cmp.Or(h.patience, soon)}
@@ -274,6 +275,23 @@ func (c *call) within(bound time.Duration) error {
 		c.e.failf("%s: want it to return, still waiting after %v; all goroutines:\n\n%s", c.name, bound, leak.Stacks(maxStacks))
 	}
 	return c.err
+}
+
+// progress waits until c has returned, and ends the check if it does not and n has not grown for a time.
+func (e *env) progress(c *call, n *atomic.Int64, what string) {
+	for {
+		before := n.Load()
+		select {
+		case <-c.done:
+			return
+		case <-e.ctx.Done():
+			runtime.Goexit()
+		case <-time.After(e.soon):
+		}
+		if n.Load() == before {
+			e.failf("%d %s, and no more came for %v", before, what, e.soon)
+		}
+	}
 }
 
 // promptly runs f and ends the check if it does not return soon.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -569,6 +570,7 @@ func thousandStreams(e *env) {
 		l.redial()
 	}
 	// The accepting side sends back what comes, on every stream for itself.
+	var accepted atomic.Int64
 	echoes := e.start("accepting", func() error {
 		for range n {
 			var c transport.Conn
@@ -579,6 +581,7 @@ func thousandStreams(e *env) {
 				}
 			}
 			if e.traits.OneStream {
+				accepted.Add(1)
 				e.spawn(func() { e.echo(c) })
 				continue
 			}
@@ -586,6 +589,7 @@ func thousandStreams(e *env) {
 			if err != nil {
 				return err
 			}
+			accepted.Add(1)
 			e.spawn(func() {
 				io.Copy(struct{ io.Writer }{s}, struct{ io.Reader }{s})
 				s.Close()
@@ -608,7 +612,8 @@ func thousandStreams(e *env) {
 		e.send(s, first)
 		streams[i] = s
 	})
-	e.must(echoes.within(time.Hour), "accepting %d streams", n)
+	e.progress(echoes, &accepted, "streams accepted, of a thousand that were opened and written to")
+	e.must(echoes.err, "accepting %d streams", n)
 	// All are open now. Each reads back what it has sent, and then moves some more.
 	e.each(n, n, func(i int) {
 		s, rest := streams[i], int64(16<<10)
