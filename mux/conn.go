@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 
+	"github.com/Blockchain-CN/pheromones/internal/outq"
 	"github.com/Blockchain-CN/pheromones/internal/tlsnet"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -38,12 +39,12 @@ type conn struct {
 	room     chan struct{}      // closed, and replaced, when opened or unacked falls; nil while nobody waits
 }
 
-func newConn(raw *tls.Conn, info transport.Info, cfg *Config, ended func(*conn)) *conn {
+func newConn(raw *tls.Conn, info transport.Info, pool *outq.Pool, cfg *Config, ended func(*conn)) *conn {
 	c := &conn{
 		cfg: cfg, ended: ended, done: make(chan struct{}),
 		tickets: make(chan struct{}, backlog), streams: make(map[uint32]*stream), limit: defaultStreams,
 	}
-	c.Init(raw, info, closeFrame, c.fail)
+	c.Init(raw, info, pool, closeFrame, c.fail)
 	if n := cfg.maxStreams(); n != defaultStreams {
 		c.Out.Append(settingsFrame(n))
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/Blockchain-CN/pheromones/internal/outq"
 	"github.com/Blockchain-CN/pheromones/internal/tlsnet"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -26,10 +27,10 @@ type conn struct {
 	taken bool // the stream was opened or accepted
 }
 
-func newConn(raw *tls.Conn, info transport.Info, ended func(*conn)) *conn {
+func newConn(raw *tls.Conn, info transport.Info, pool *outq.Pool, ended func(*conn)) *conn {
 	c := &conn{ended: ended, done: make(chan struct{}), first: make(chan struct{})}
 	c.stream = newStream(c, info)
-	c.Init(raw, info, encodeClose, c.stream.fail)
+	c.Init(raw, info, pool, encodeClose, c.stream.fail)
 	go c.read()
 	return c
 }

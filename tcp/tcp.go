@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/internal/outq"
 	"github.com/Blockchain-CN/pheromones/internal/tlsnet"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -50,8 +51,8 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 	var err error
 	t.net, err = tlsnet.New(key, tlsnet.Config{
 		Scheme: Scheme, ALPN: ALPN,
-		Wrap: func(raw *tls.Conn, info transport.Info) tlsnet.Conn {
-			return newConn(raw, info, func(c *conn) { t.net.Ended(c) })
+		Wrap: func(raw *tls.Conn, info transport.Info, pool *outq.Pool) tlsnet.Conn {
+			return newConn(raw, info, pool, func(c *conn) { t.net.Ended(c) })
 		},
 		HandshakeTimeout: cfg.HandshakeTimeout, MaxHandshakes: cfg.MaxHandshakes, Backlog: cfg.Backlog, Sessions: cfg.Sessions,
 	})

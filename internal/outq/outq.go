@@ -15,11 +15,12 @@ import (
 type Queue struct {
 	w      io.Writer
 	mark   int
+	pool   *Pool
 	failed func(error) // called without mu
 
 	mu      sync.Mutex
 	idle    sync.Cond // broadcast when writing turns false
-	buf     []byte    // whole frames, in order
+	buf     []byte    // whole frames, in order; the pool's if it is large
 	spare   []byte    // the buffer of the write before, for reuse
 	writing bool      // the writer's goroutine runs
 	waiting []func()  // to be called once there is room
@@ -27,13 +28,37 @@ type Queue struct {
 	last    func()    // to be called, by the writer's goroutine, when everything is written
 }
 
-// retain is how large a buffer an idle queue may keep.
-const retain = 4 << 10
+const (
+	retain = 1 << 10   // how large a buffer an idle queue may keep
+	large  = 128 << 10 // how large the buffers in a Pool are
+)
+
+// Pool has large buffers for the queues that share it. Those that are empty have none, so idle connections cost little and
+// busy ones make little garbage. The zero Pool is ready for use, from any goroutine.
+type Pool struct{ buffers sync.Pool }
+
+// grow returns an empty buffer for at least n bytes.
+func (p *Pool) grow(n int) []byte {
+	if n > large {
+		return make([]byte, 0, 2*n)
+	}
+	if b, ok := p.buffers.Get().(*[large]byte); ok {
+		return b[:0]
+	}
+	return new([large]byte)[:0]
+}
+
+// put takes a buffer that is used no more.
+func (p *Pool) put(b []byte) {
+	if cap(b) == large {
+		p.buffers.Put((*[large]byte)(b[:large]))
+	}
+}
 
 // New returns a queue that writes to w, has room while fewer than mark bytes wait, and reports the first error of w to failed.
 // After an error nothing more is written.
-func New(w io.Writer, mark int, failed func(error)) *Queue {
-	q := &Queue{w: w, mark: mark, failed: failed}
+func New(w io.Writer, mark int, pool *Pool, failed func(error)) *Queue {
+	q := &Queue{w: w, mark: mark, pool: pool, failed: failed}
 	q.idle.L = &q.mu
 	return q
 }
@@ -45,6 +70,15 @@ func (q *Queue) Append(parts ...[]byte) error {
 	defer q.mu.Unlock()
 	if q.err != nil {
 		return q.err
+	}
+	n := len(q.buf)
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n > retain && n > cap(q.buf) {
+		grown := append(q.pool.grow(n), q.buf...)
+		q.pool.put(q.buf)
+		q.buf = grown
 	}
 	for _, p := range parts {
 		q.buf = append(q.buf, p...)
@@ -129,8 +163,10 @@ func (q *Queue) write() {
 		q.spare = out
 	}
 	if cap(q.buf) > retain {
+		q.pool.put(q.buf)
 		q.buf = nil
 	}
+	q.pool.put(q.spare)
 	q.spare = nil
 	last := q.last
 	if last != nil {

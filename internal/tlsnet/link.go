@@ -42,12 +42,13 @@ type Link struct {
 	whole bool // it ended by Finish
 }
 
-// Init prepares the link of a finished handshake. closeFrame encodes the words that end a connection; fail is called once,
+// Init prepares the link of a finished handshake, whose queue takes its buffers from pool. closeFrame encodes the words that end a connection; fail is called once,
 // without locks, when the connection ends otherwise than by Finish, after Context has ended.
-func (l *Link) Init(raw *tls.Conn, info transport.Info, closeFrame func(transport.Code, string) []byte, fail func(error)) {
+func (l *Link) Init(raw *tls.Conn, info transport.Info, pool *outq.Pool,
+	closeFrame func(transport.Code, string) []byte, fail func(error)) {
 	l.Raw, l.info, l.closeFrame, l.fail = raw, info, closeFrame, fail
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
-	l.Out = outq.New(raw, queueMark, func(err error) {
+	l.Out = outq.New(raw, queueMark, pool, func(err error) {
 		l.end(&transport.LostError{Err: err}, false)
 		l.Raw.NetConn().Close()
 	})

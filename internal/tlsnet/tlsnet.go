@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/internal/outq"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -20,8 +21,8 @@ import (
 type Config struct {
 	Scheme string
 	ALPN   string
-	// Wrap makes a transport's connection of a finished handshake. It must not block.
-	Wrap func(raw *tls.Conn, info transport.Info) Conn
+	// Wrap makes a transport's connection of a finished handshake; pool is one for all of them. It must not block.
+	Wrap func(raw *tls.Conn, info transport.Info, pool *outq.Pool) Conn
 
 	HandshakeTimeout time.Duration // from the first byte to the last of a handshake, on either side; 0 means 10 s
 	MaxHandshakes    int           // under way at once at a listener; 0 means 256
@@ -55,6 +56,7 @@ type Transport struct {
 	key      identity.Key
 	server   *tls.Config
 	sessions tls.ClientSessionCache
+	pool     outq.Pool
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
 
@@ -235,7 +237,7 @@ func (t *Transport) adopt(raw *tls.Conn, dialer bool) (Conn, error) {
 	if t.closed {
 		return nil, transport.ErrClosed
 	}
-	c := t.cfg.Wrap(raw, info)
+	c := t.cfg.Wrap(raw, info, &t.pool)
 	t.conns[c] = struct{}{}
 	return c, nil
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/internal/outq"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -27,7 +28,7 @@ func (c *rawConn) CloseWithError(transport.Code, string) error {
 
 func newRaw(t *testing.T, key identity.Key) *Transport {
 	t.Helper()
-	tr, err := New(key, Config{Scheme: "raw", ALPN: "raw/1", Wrap: func(raw *tls.Conn, info transport.Info) Conn {
+	tr, err := New(key, Config{Scheme: "raw", ALPN: "raw/1", Wrap: func(raw *tls.Conn, info transport.Info, _ *outq.Pool) Conn {
 		return &rawConn{raw: raw, info: info, done: make(chan struct{})}
 	}})
 	if err != nil {
