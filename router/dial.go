@@ -69,14 +69,20 @@ func (d *dialing) abandon(why error) {
 	d.cancel()
 }
 
-// join waits for a dial of which the caller is counted as a waiter. When the last one has gone the dial is given up.
-func (r *Router) join(ctx context.Context, d *dialing) error {
+// join waits for a dial, at addrs, of which the caller is counted as a waiter. When the last one has gone the dial is given up.
+// If ctx ends first the error says so of every address.
+func (r *Router) join(ctx context.Context, d *dialing, id identity.ID, addrs ...transport.Addr) error {
+	start := time.Now()
 	var err error
 	select {
 	case <-d.done:
 		err = d.err
 	case <-ctx.Done():
-		err = fmt.Errorf("router: dial: %w", ctx.Err())
+		late := &DialError{Peer: id}
+		for _, a := range addrs {
+			late.Attempts = append(late.Attempts, Attempt{a, time.Since(start), &transport.OpError{Op: "dial", Addr: a, Err: ctx.Err()}})
+		}
+		err = late
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -284,7 +290,7 @@ func (r *Router) dialLong(ctx context.Context, id identity.ID, addrs []transport
 	d := rt.dialing
 	d.waiters++
 	r.mu.Unlock()
-	if err := r.join(ctx, d); err != nil {
+	if err := r.join(ctx, d, id, addrs...); err != nil {
 		return outcome{err: err}
 	}
 	return outcome{link: d.link}

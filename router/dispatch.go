@@ -215,7 +215,7 @@ func (r *Router) Reach(ctx context.Context, addr transport.Addr) (identity.ID, e
 	}
 	d.waiters++
 	r.mu.Unlock()
-	err := r.join(ctx, d)
+	err := r.join(ctx, d, addr.Peer, addr)
 	if err != nil {
 		return addr.Peer, err
 	}
