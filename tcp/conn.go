@@ -63,16 +63,19 @@ func (c *conn) AcceptStream(ctx context.Context) (transport.Stream, error) {
 	var err error
 	select {
 	case <-c.first:
-		return c.stream, nil
-	default:
-	}
-	select {
-	case <-c.first:
-		return c.stream, nil
 	case <-c.Context().Done():
 		err = context.Cause(c.Context())
 	case <-ctx.Done():
 		err = ctx.Err()
+	}
+	// A stream that is there is returned, also if it has come and gone, and its connection with it.
+	select {
+	case <-c.first:
+		if !c.Cut() {
+			return c.stream, nil
+		}
+		err = context.Cause(c.Context())
+	default:
 	}
 	c.mu.Lock()
 	c.taken = false
