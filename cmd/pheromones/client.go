@@ -54,6 +54,13 @@ func parseAddr(s string) (transport.Addr, error) {
 type client struct {
 	*pheromones.Node
 	addr transport.Addr
+	wait func() // for what follows the node's end
+}
+
+// Close closes the node and returns when everything of it has ended.
+func (c *client) Close() {
+	c.Node.Close() // what it could say, nobody can act upon
+	c.wait()
 }
 
 // clientFlags are the flags of the commands that talk to a node.
@@ -96,7 +103,7 @@ func (p *program) newClient(f *clientFlags, addr string) (*client, error) {
 		t.Close()
 		return nil, err
 	}
-	return &client{n, a}, nil
+	return &client{n, a, p.follow(n)}, nil
 }
 
 // unproved tells who has answered at an address without an ID, so that it can be asked for by its ID the next time.

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
-	"os"
+	"net"
+	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/Blockchain-CN/pheromones"
+	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -160,25 +163,98 @@ func TestPings(t *testing.T) {
 
 func TestRoutes(t *testing.T) {
 	eachTransport(t, func(t *testing.T, scheme string) {
-		_, addr := serveAt(t, scheme)
-		for range 2 { // the first leaves no trace that the second could see
-			peers := objects[peer](t, mustTry(t, "", "routes", "--json", addr))
-			if len(peers) != 1 || peers[0].Name != "host" || !peers[0].Asked || len(peers[0].Addrs) != 1 || peers[0].Addrs[0].String() != addr {
-				t.Fatalf("got %+v", peers)
+		asked, other := newNode(t, "asked", scheme), newNode(t, "other", scheme)
+		addr := asked.Addrs()[0].String()
+		if _, err := other.Add(t.Context(), addr); err != nil {
+			t.Fatal(err)
+		}
+		want := []peer{
+			{asked.ID(), "asked", asked.Addrs(), true},
+			{other.ID(), "other", other.Addrs(), false},
+		}
+		for range 2 { // the first leaves nothing that the second could see
+			if got := objects[peer](t, mustTry(t, "", "routes", "--json", addr)); !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+			if routes := asked.Routes(); len(routes) != 1 || routes[0].ID != other.ID() {
+				t.Errorf("the node that was asked knows %+v", routes)
 			}
 		}
-		text := mustTry(t, "", "routes", addr)
-		if !strings.HasPrefix(text, "NAME ") || !strings.Contains(text, "\nhost ") || !strings.Contains(text, anybody(addr)+"\n") {
-			t.Errorf("got %q", text)
+		code, text, errOut := try(t, "", "routes", anybody(addr))
+		if code != exitOK || !strings.HasPrefix(text, "NAME ") || !strings.Contains(text, "\nasked ") || !strings.Contains(text, "\nother ") ||
+			!strings.Contains(text, anybody(addr)+"\n") || !strings.Contains(errOut, addr) {
+			t.Errorf("exit code %d, %q, %q", code, text, errOut)
 		}
 	})
 }
 
-// With -v the node logs, to standard error; without it nobody does.
+// newNode returns a node that listens on loopback.
+func newNode(t *testing.T, name, scheme string) *pheromones.Node {
+	t.Helper()
+	key, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := newTransport(scheme, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := pheromones.New(pheromones.Config{Name: name, Transports: []transport.Transport{tr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	if err := n.Start(t.Context(), scheme+"://127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// With -v standard error tells of links; without it, it does not.
 func TestVerbose(t *testing.T) {
-	var out, errOut bytes.Buffer
-	_, addr := serveAt(t, "mem")
-	if code := run([]string{"ping", "-c", "1", "-v", addr}, strings.NewReader(""), &out, &errOut, make(chan os.Signal)); code != exitOK {
-		t.Fatalf("exit code %d, %q", code, errOut.String())
+	for _, verbose := range []string{"-v", "-v=false"} {
+		server, addr := serveAt(t, "mem", verbose)
+		var out, errOut strings.Builder
+		if code := run([]string{"ping", "-c", "1", verbose, addr}, strings.NewReader(""), &out, &errOut, nil, nothing); code != exitOK {
+			t.Fatalf("exit code %d, %q", code, errOut.String())
+		}
+		server.signal()
+		server.wait()
+		for _, text := range []string{errOut.String(), server.errors()} {
+			if strings.Contains(text, `msg="link up"`) != (verbose == "-v") {
+				t.Errorf("%s: it said %q", verbose, text)
+			}
+		}
+	}
+}
+
+// What peers call themselves cannot play tricks on a terminal.
+func TestNamesAreClean(t *testing.T) {
+	n := newNode(t, "a\x1b[2J\tb\nc", "mem")
+	out := mustTry(t, "", "routes", n.Addrs()[0].String())
+	if strings.Count(out, "\n") != 2 || strings.ContainsAny(out, "\x1b\t") || !strings.Contains(out, "\na\ufffd[2J\ufffdb\ufffdc ") {
+		t.Errorf("got %q", out)
+	}
+}
+
+// A peer that takes the connection and says nothing keeps a command for the time-out, or until it is interrupted.
+func TestSilentPeer(t *testing.T) {
+	release := make(chan struct{})
+	silent := listenTCP(t, func(c *net.TCPConn) {
+		<-release
+		c.Close()
+	})
+	t.Cleanup(func() { close(release) })
+	for _, scheme := range []string{"tcp", "mux"} {
+		addr := scheme + "://" + silent
+		code, _, errOut := try(t, "", "send", "--timeout", "50ms", addr)
+		if code != exitUnreachable || !strings.Contains(errOut, "cannot reach "+addr) {
+			t.Errorf("exit code %d, %q", code, errOut)
+		}
+		b := start(t, "routes", addr)
+		b.signal()
+		if code := b.wait(); code != exitInterrupted {
+			t.Errorf("interrupted: exit code %d, %q", code, b.errors())
+		}
 	}
 }

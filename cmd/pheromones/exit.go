@@ -83,7 +83,7 @@ func oneLine(err error) string {
 	var parts []string
 	for line := range strings.Lines(err.Error()) {
 		if line = strings.TrimSpace(line); line != "" {
-			parts = append(parts, strings.TrimPrefix(line, "pheromones: "))
+			parts = append(parts, clean(strings.TrimPrefix(line, "pheromones: ")))
 		}
 	}
 	return strings.Join(parts, "; ")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -79,6 +80,8 @@ type forwarder struct {
 	dial func(ctx context.Context) (conn, error)
 	// refused is told why dial failed, and ended how a connection has ended, perhaps with nil.
 	refused, ended func(from net.Addr, err error)
+
+	carrying atomic.Int64 // how many connections there are
 }
 
 // serve accepts until l is closed, and returns when every connection has ended. When ctx ends they are reset.
@@ -110,6 +113,8 @@ func (f *forwarder) serve(ctx context.Context, l net.Listener) error {
 }
 
 func (f *forwarder) forward(ctx context.Context, c conn) {
+	f.carrying.Add(1)
+	defer f.carrying.Add(-1)
 	to, err := f.dial(ctx)
 	if err != nil {
 		f.refused(c.RemoteAddr(), err)

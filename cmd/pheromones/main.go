@@ -10,5 +10,6 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, signals))
+	ignored := func() { signal.Reset(os.Interrupt, syscall.SIGTERM) }
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, signals, ignored))
 }

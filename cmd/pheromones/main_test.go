@@ -25,11 +25,13 @@ func eachTransport(t *testing.T, f func(t *testing.T, scheme string)) {
 	}
 }
 
+func nothing() {}
+
 // try runs the command in this process, with in as its standard input, and returns what came of it.
 func try(t *testing.T, in string, args ...string) (code int, out, errOut string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	code = run(args, strings.NewReader(in), &o, &e, nil)
+	code = run(args, strings.NewReader(in), &o, &e, nil, nothing)
 	for line := range strings.Lines(e.String()) {
 		if !strings.HasPrefix(line, "pheromones: ") || len(line) < len("pheromones: x\n") {
 			t.Errorf("%q wrote the line %q to standard error", args, line)
@@ -107,7 +109,7 @@ func start(t *testing.T, args ...string) *background {
 	b := &background{t: t, signals: make(chan os.Signal, 2), lines: bufio.NewReader(stdout), stdin: stdin, done: make(chan struct{})}
 	go func() {
 		defer close(b.done)
-		b.code = run(args, in, out, b, b.signals)
+		b.code = run(args, in, out, b, b.signals, nothing)
 		out.Close()
 		in.Close()
 	}()

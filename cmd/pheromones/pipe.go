@@ -74,8 +74,8 @@ func serviceError(err error, service string) error {
 	return err
 }
 
-// pipe joins standard input and output to a service. The read of standard input that may be under way when pipe returns is
-// left behind: nothing can end it, and the process is about to end.
+// pipe joins standard input and output to a service. A read of standard input, or a write to standard output, that is under
+// way when it returns is left behind: nothing can end it, and the process is about to end.
 func (p *program) pipe(ctx context.Context, flags *clientFlags, addr, service string) error {
 	c, err := p.newClient(flags, addr)
 	if err != nil {
@@ -87,46 +87,44 @@ func (p *program) pipe(ctx context.Context, flags *clientFlags, addr, service st
 		return err
 	}
 	p.unproved(c.addr, s.RemoteAddr().(transport.Addr).Peer)
-	stop := context.AfterFunc(ctx, func() { s.Reset(transport.CodeCancelled) })
-	defer stop()
-
 	bar := p.newMeter()
 	defer bar.finish()
-	sent := make(chan error, 1)
+	sent, received := make(chan error, 1), make(chan error, 1)
 	go func() { sent <- upload(s, p.in, bar) }()
-	received := download(p.out, s, bar)
-	sending, sentFirst := poll(sent)
-	if received == nil && !sentFirst && !isTerminal(p.in) {
+	go func() { received <- download(p.out, s, bar) }()
+
+	var sending, receiving error
+	sentFirst := false
+	for up, down := true, true; up || down; {
 		select {
 		case sending = <-sent:
+			up, sentFirst = false, down
+			sent = nil
+			// What cannot be sent does not end the other direction: the service may have closed, and its last words are coming.
+		case receiving = <-received:
+			down = false
+			received = nil
+			if receiving != nil || isTerminal(p.in) {
+				up = false
+			}
 		case <-ctx.Done():
+			s.Reset(transport.CodeCancelled)
+			return context.Cause(ctx)
 		}
 	}
-	if received == nil && sending == nil && ctx.Err() == nil {
+	if sending == nil && receiving == nil {
 		s.Close()
 		linger(ctx, c, sentFirst)
 	}
 	switch {
-	case interrupted(ctx):
-		return errInterrupted
+	case errors.Is(receiving, net.ErrClosed) && sending != nil:
+		return sending // which is why this side has reset the stream
+	case receiving != nil:
+		return serviceError(receiving, service)
 	case errors.Is(sending, transport.CodeClosed):
 		return errors.New("the service has ended before it had taken all of the input")
-	case errors.Is(received, net.ErrClosed) && sending != nil:
-		return sending // which is why this side has reset the stream
-	case received != nil:
-		return serviceError(received, service)
 	}
 	return serviceError(sending, service)
-}
-
-// poll returns what has been sent on c, if anything has.
-func poll(c <-chan error) (err error, done bool) {
-	select {
-	case err = <-c:
-		return err, true
-	default:
-		return nil, false
-	}
 }
 
 // linger gives what was written last the time to arrive, since closing the link would drop it. A service that answers has

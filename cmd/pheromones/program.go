@@ -8,10 +8,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
+
+	"github.com/Blockchain-CN/pheromones"
 )
 
 // program is one run of the command: where it reads and writes, and what its common flags say.
@@ -28,8 +32,9 @@ type program struct {
 var errInterrupted = errors.New("interrupted")
 
 // run executes the command line args and returns the exit code. The first signal ends the context of what runs, the second
-// makes it stop at once. It returns when everything it started has ended, but for a read of in, which nothing can end.
-func run(args []string, in io.Reader, out, errOut io.Writer, signals <-chan os.Signal) int {
+// makes it stop at once; then ignored is called, since further ones are not looked at. It returns when everything it started
+// has ended, but for reads of in and writes to out, which nothing can end.
+func run(args []string, in io.Reader, out, errOut io.Writer, signals <-chan os.Signal, ignored func()) int {
 	hard := make(chan struct{})
 	p := &program{in: in, out: &output{w: out}, err: &output{w: errOut}, hard: hard}
 	ctx, interrupt := context.WithCancelCause(context.Background())
@@ -45,6 +50,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer, signals <-chan os.S
 				return
 			}
 		}
+		ignored()
 		<-over
 	})
 	code := p.execute(ctx, args)
@@ -62,6 +68,22 @@ func (p *program) logger() *slog.Logger {
 		return nil
 	}
 	return slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// follow logs what becomes of the routes and links of n, with -v. It returns what waits for the end of that, after n's.
+func (p *program) follow(n *pheromones.Node) (wait func()) {
+	log := p.logger()
+	if log == nil {
+		return func() {}
+	}
+	w := n.Watch()
+	var following sync.WaitGroup
+	following.Go(func() {
+		for e := range w.C() {
+			log.Info(string(e.Kind), "peer", e.Route.ID, "name", e.Route.Name, "reason", e.Reason)
+		}
+	})
+	return following.Wait
 }
 
 // line writes a line to standard output.
@@ -124,3 +146,14 @@ func isTerminal(x any) bool {
 
 // ms returns d in milliseconds, to the microsecond.
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// clean returns text of a peer, who may have put anything into it, as it may be shown on a terminal: on one line, and without
+// control characters.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+}

@@ -81,11 +81,11 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("the paper
 func TestOutputFails(t *testing.T) {
 	for _, args := range [][]string{{"demo"}, {"demo", "--json"}, {"id", "--key", t.TempDir() + "/key"}} {
 		var e strings.Builder
-		if code := run(args, strings.NewReader(""), brokenWriter{}, &e, nil); code != exitFailed || !strings.Contains(e.String(), "the paper is out") {
+		if code := run(args, strings.NewReader(""), brokenWriter{}, &e, nil, nothing); code != exitFailed || !strings.Contains(e.String(), "the paper is out") {
 			t.Errorf("%q: exit code %d, %q", args, code, e.String())
 		}
 	}
-	if code := run([]string{"--help"}, strings.NewReader(""), io.Discard, io.Discard, nil); code != exitOK {
+	if code := run([]string{"--help"}, strings.NewReader(""), io.Discard, io.Discard, nil, nothing); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 }

@@ -78,7 +78,7 @@ func (p *program) showPeers(peers []peer) {
 			a.Peer = identity.ID{} // it stands beside them
 			at = append(at, a.String())
 		}
-		name := r.Name
+		name := clean(r.Name)
 		if name == "" {
 			name = "-"
 		}

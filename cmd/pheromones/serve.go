@@ -101,6 +101,8 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	if err != nil {
 		return err
 	}
+	followed := p.follow(n)
+	defer followed()
 	defer n.Close()
 
 	// Connections of services live until they end or are cut, which is after ctx.
@@ -109,6 +111,7 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	defer forwards.Wait()
 	defer cut()
 	var listeners []net.Listener
+	var forwarders []*forwarder
 	defer func() {
 		for _, l := range listeners {
 			l.Close()
@@ -123,6 +126,7 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 		listeners = append(listeners, l)
 		names = append(names, s.name)
 		f := p.forwarderTo(s)
+		forwarders = append(forwarders, f)
 		forwards.Go(func() { f.serve(life, l) })
 	}
 	if err := n.Start(ctx, flags.listen...); err != nil {
@@ -145,6 +149,22 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	}
 	bound, cancel := p.graceful(ctx)
 	defer cancel()
+	p.finish(bound, forwarders, &forwards, cut)
+	if err := n.Shutdown(bound); err != nil {
+		return err
+	}
+	if context.Cause(bound) == errInterrupted {
+		return &exitError{exitInterrupted, errInterrupted}
+	}
+	return nil
+}
+
+// arrival is how long what was written last is given to arrive before its link is closed.
+const arrival = time.Second
+
+// finish waits for forwards, until ctx ends; then it cuts them off.
+func (p *program) finish(ctx context.Context, forwarders []*forwarder, forwards *sync.WaitGroup, cut func()) {
+	busy := slices.ContainsFunc(forwarders, func(f *forwarder) bool { return f.carrying.Load() > 0 })
 	finished := make(chan struct{})
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
@@ -153,18 +173,17 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	})
 	select {
 	case <-finished:
-	case <-bound.Done():
-		p.note("connections of services were cut off: %v", context.Cause(bound))
+	case <-ctx.Done():
+		p.note("connections of services were cut off: %v", context.Cause(ctx))
 	}
 	cut()
 	waiting.Wait()
-	if err := n.Shutdown(bound); err != nil {
-		return err
+	if busy {
+		select {
+		case <-time.After(arrival):
+		case <-ctx.Done():
+		}
 	}
-	if context.Cause(bound) == errInterrupted {
-		return &exitError{exitInterrupted, errInterrupted}
-	}
-	return nil
 }
 
 // graceful returns the context of a shutdown that ctx, which has ended, asks for: it ends after the grace period, or at the
