@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -55,12 +56,12 @@ func (t *talk) serve(ctx context.Context, h Handler) (step int, operation string
 			return step, "", &RemoteError{Peer: t.peer, Code: f.Code, Text: f.Text}
 		}
 		if t.cfg.tooMany(step) {
-			t.fail(CodeSteps)
+			t.answer(answerTo(CodeSteps))
 			return step, op, fmt.Errorf("%w: this side's limit is %d", ErrSteps, t.cfg.MaxSteps)
 		}
 		next, err := t.handle(ctx, h, f)
 		if err != nil {
-			t.fail(err)
+			t.answer(answerTo(err))
 			return step, op, err
 		}
 		out := Frame{Kind: KindNone}
@@ -69,20 +70,38 @@ func (t *talk) serve(ctx context.Context, h Handler) (step int, operation string
 		}
 		if err := t.send(nil, out); err != nil {
 			if isFormat(err) {
-				t.fail(CodeInternal) // the request was executed, so its codes would mislead
+				t.answer(answerTo(CodeInternal)) // the request was executed, so its codes would mislead
 			} else {
 				t.abandon(err)
 			}
 			return step, op, fmt.Errorf("send the reply: %w", err)
 		}
 		if next.IsNone() {
-			t.s.Close()
+			t.finish()
 			return step, op, nil
 		}
 	}
 }
 
-// refuse answers what could not be read.
+// finishTimeout bounds how long Serve waits for the peer to take its last frame.
+const finishTimeout = 5 * time.Second
+
+// answer sends the last frame.
+func (t *talk) answer(f Frame) {
+	t.send(nil, f)
+	t.finish()
+}
+
+// finish ends the stream after the last frame, once the peer has ended its direction: that says that it has the frame, which
+// otherwise a connection that is closed next, as at a shutdown, would take with it.
+func (t *talk) finish() {
+	if t.s.CloseWrite() == nil && t.s.SetReadDeadline(time.Now().Add(finishTimeout)) == nil {
+		t.Read(t.ahead[:])
+	}
+	t.s.Close()
+}
+
+// refuse answers what could not be read. The peer may still be sending it, so nothing is waited for.
 func (t *talk) refuse(err error) {
 	code := CodeMalformed
 	switch {
