@@ -106,7 +106,7 @@ func (r *Router) learnFirstHand(n greeting.Notice) bool {
 	if len(n.Peer.Addrs) == 0 && (rt == nil || len(rt.links) == 0 && !rt.known()) {
 		return false // it cannot be reached: it listens nowhere and has no link with us
 	}
-	if rt == nil && !r.makeRoom(firstHand) {
+	if !r.makeRoom(id, firstHand) {
 		return false
 	}
 	rt = r.get(id)
@@ -138,7 +138,7 @@ func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 	id, left := n.Peer.ID, n.Change == greeting.Left
 	rt := r.routes[id]
 	if rt == nil {
-		if left || n.Peer.Seq == 0 || len(n.Peer.Addrs) == 0 || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(hearsay) {
+		if left || n.Peer.Seq == 0 || len(n.Peer.Addrs) == 0 || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(id, hearsay) {
 			return false
 		}
 		rt = r.get(id)
@@ -162,7 +162,7 @@ func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 		return moved
 	}
 	if !was && !left {
-		if len(n.Peer.Addrs) == 0 && len(rt.links) == 0 || r.taken[from] >= r.cfg.maxTaken() {
+		if len(n.Peer.Addrs) == 0 && len(rt.links) == 0 || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(id, hearsay) {
 			return false
 		}
 		r.attribute(rt, from)
@@ -201,33 +201,54 @@ const (
 	byCaller               // what a caller of ours says: takes that of peers without a link, too, which no caller has added
 )
 
-// makeRoom reports whether the table has room for one more peer, with mu held.
-func (r *Router) makeRoom(c claim) bool {
-	if len(r.routes) < r.cfg.maxRoutes() {
+// makeRoom reports whether the peer may be kept: it is known already, or the table has room, or what another has a lesser claim
+// to is dropped for it. It is called with mu held.
+func (r *Router) makeRoom(id identity.ID, c claim) bool {
+	rt := r.routes[id]
+	if len(r.routes) < r.cfg.maxRoutes() || rt != nil && rt.known() {
 		return true
 	}
 	if c == hearsay {
 		// Hearsay is plentiful, and the search is long.
-		if now := time.Now(); now.Sub(r.scanned) < time.Second {
+		now := time.Now()
+		if now.Sub(r.scanned) < time.Second {
 			return false
-		} else {
-			r.scanned = now
 		}
+		r.scanned = now
 	}
-	for id, rt := range r.routes {
+	kept := 0
+	victim, least := identity.ID{}, c+1
+	for other, rt := range r.routes {
+		has := byCaller + 1
 		switch {
+		case other == id:
+			continue
+		case !rt.known() && (len(rt.links) > 0 || rt.dialing != nil):
+			continue // a stranger, who is here for as long as its connection
 		case len(rt.added) > 0 || len(rt.links) > 0 || rt.dialing != nil:
-		case c == hearsay && (rt.known() || rt.deleted):
-		case c == firstHand && rt.first:
+		case rt.first:
+			has = byCaller
+		case rt.known() || rt.deleted:
+			has = firstHand
 		default:
-			if rt.known() {
-				r.emit(Event{Kind: RouteRemoved, Route: r.snapshot(rt), Reason: "the table is full"})
-			}
-			r.drop(id)
-			return true
+			has = hearsay
+		}
+		kept++
+		if has < least {
+			victim, least = other, has
 		}
 	}
-	return false
+	switch {
+	case kept < r.cfg.maxRoutes():
+		return true
+	case least > c:
+		return false
+	}
+	if rt := r.routes[victim]; rt.known() {
+		r.emit(Event{Kind: RouteRemoved, Route: r.snapshot(rt), Reason: "the table is full"})
+	}
+	r.drop(victim)
+	return true
 }
 
 // news are notices that wait to be spread, by one goroutine while there are any.

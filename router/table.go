@@ -33,7 +33,7 @@ type Link struct {
 type route struct {
 	fact    greeting.Notice             // the newest that was taken
 	first   bool                        // the peer itself has told fact
-	added   []transport.Addr            // where a caller of ours reached it, or told us to
+	added   []transport.Addr            // never written to: where a caller of ours reached it, or told us to
 	hint    greeting.Notice             // the newest that others said since, of a peer whose fact they cannot replace
 	by      identity.ID                 // on whose word alone the peer is known; zero if it is ours or the peer's own
 	deleted bool                        // by a caller: hints do not bring it back
@@ -213,7 +213,7 @@ func (r *Router) Introduce(addr transport.Addr) error {
 	switch {
 	case r.closed:
 		return ErrClosed
-	case r.routes[addr.Peer] == nil && !r.makeRoom(byCaller):
+	case !r.makeRoom(addr.Peer, byCaller):
 		return ErrFull
 	}
 	rt := r.get(addr.Peer)
@@ -222,9 +222,13 @@ func (r *Router) Introduce(addr transport.Addr) error {
 	if rt.fact.Change == greeting.Left {
 		rt.fact.Change = greeting.Arrived
 	}
-	rt.added = slices.DeleteFunc(rt.added, func(a transport.Addr) bool { return a == addr })
-	rt.added = slices.Insert(rt.added, 0, addr)
-	rt.added = rt.added[:min(len(rt.added), greeting.MaxAddrs)]
+	added := []transport.Addr{addr} // a new slice: the old one may be on its way to a peer
+	for _, a := range rt.added {
+		if a != addr && len(added) < greeting.MaxAddrs {
+			added = append(added, a)
+		}
+	}
+	rt.added = added
 	r.attribute(rt, identity.ID{})
 	if !was {
 		r.emit(Event{Kind: RouteAdded, Route: r.snapshot(rt), Reason: "added"})
