@@ -1,0 +1,19 @@
+package tcp_test
+
+import (
+	"testing"
+
+	"github.com/Blockchain-CN/pheromones/conformance"
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/tcp"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+func TestStack(t *testing.T) {
+	conformance.TestStack(t, conformance.Transport{
+		New:     func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) },
+		Listen:  transport.Addr{Scheme: "tcp", HostPort: "127.0.0.1:0"},
+		Network: "tcp",
+		Refuses: true,
+	})
+}
