@@ -113,7 +113,7 @@ func (s *shim) fill() error {
 		buf := make([]byte, size)
 		copy(buf, s.buf[s.from:s.to])
 		s.buf = buf
-	} else {
+	} else if s.from > 0 {
 		copy(s.buf, s.buf[s.from:s.to])
 	}
 	s.from, s.to = 0, waiting

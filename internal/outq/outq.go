@@ -37,8 +37,8 @@ const (
 // busy ones make little garbage. The zero Pool is ready for use, from any goroutine.
 type Pool struct{ buffers sync.Pool }
 
-// grow returns an empty buffer for at least n bytes.
-func (p *Pool) grow(n int) []byte {
+// Get returns an empty buffer for at least n bytes.
+func (p *Pool) Get(n int) []byte {
 	if n > large {
 		return make([]byte, 0, 2*n)
 	}
@@ -48,8 +48,8 @@ func (p *Pool) grow(n int) []byte {
 	return new([large]byte)[:0]
 }
 
-// put takes a buffer that is used no more.
-func (p *Pool) put(b []byte) {
+// Put takes a buffer that is used no more.
+func (p *Pool) Put(b []byte) {
 	if cap(b) == large {
 		p.buffers.Put((*[large]byte)(b[:large]))
 	}
@@ -76,8 +76,8 @@ func (q *Queue) Append(parts ...[]byte) error {
 		n += len(p)
 	}
 	if n > retain && n > cap(q.buf) {
-		grown := append(q.pool.grow(n), q.buf...)
-		q.pool.put(q.buf)
+		grown := append(q.pool.Get(n), q.buf...)
+		q.pool.Put(q.buf)
 		q.buf = grown
 	}
 	for _, p := range parts {
@@ -163,10 +163,10 @@ func (q *Queue) write() {
 		q.spare = out
 	}
 	if cap(q.buf) > retain {
-		q.pool.put(q.buf)
+		q.pool.Put(q.buf)
 		q.buf = nil
 	}
-	q.pool.put(q.spare)
+	q.pool.Put(q.spare)
 	q.spare = nil
 	last := q.last
 	if last != nil {

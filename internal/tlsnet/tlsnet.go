@@ -187,7 +187,7 @@ func (t *Transport) connectAs(ctx context.Context, addr transport.Addr, s tls.Cl
 	if err != nil {
 		return nil, err
 	}
-	raw := tls.Client(tcp, cfg)
+	raw := tls.Client(&gatherer{Conn: tcp}, cfg)
 	if err := t.handshake(ctx, raw); err != nil {
 		tcp.Close()
 		return nil, err
