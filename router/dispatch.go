@@ -177,8 +177,8 @@ func (r *Router) greetBy(ctx context.Context, t transport.Transport, c transport
 	return r.converseBy(ctx, addr.Peer, s, open, first, h)
 }
 
-// Reach makes sure that there is a route to whoever is at addr, without greeting, and returns the peer's ID. It dials unless the
-// peer is known: by its ID in addr, or as one that was added at addr. Callers at once share a dial. A failure is a
+// Reach makes sure that there is a way to whoever is at addr, without greeting, and returns the peer's ID. It dials, and makes a
+// route, unless the peer is known, by its ID in addr or as one that was added at addr, or has a link with us. Callers at once share a dial. A failure is a
 // [*DialError], or else [ErrSelf], [ErrNoAddress], [ErrFull], [ErrClosed] or ctx's error; nothing is remembered then.
 func (r *Router) Reach(ctx context.Context, addr transport.Addr) (identity.ID, error) {
 	switch {
@@ -196,7 +196,12 @@ func (r *Router) Reach(ctx context.Context, addr transport.Addr) (identity.ID, e
 	if id.IsZero() {
 		id = r.introduced(addr)
 	}
-	if rt := r.routes[id]; rt != nil && rt.known() {
+	rt := r.routes[id]
+	if rt != nil && !rt.deleted && !rt.known() && rt.best() != nil {
+		r.mu.Unlock()
+		return id, nil // a link leads to it, as long as it lives
+	}
+	if rt != nil && rt.known() {
 		have := slices.Contains(r.addresses(rt), transport.Addr{Scheme: addr.Scheme, HostPort: addr.HostPort, Peer: id})
 		r.mu.Unlock()
 		if have {
