@@ -63,8 +63,8 @@ func newConn(raw *tls.Conn, info transport.Info, pool *outq.Pool, cfg *Config, e
 		start = yamux.Client
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()                  // the session's goroutines run, and use c, before we have the session
-	c.session, _ = start(&shim{c: c}, y) // it fails only for a wrong configuration
+	defer c.mu.Unlock()                              // the session's goroutines run, and use c, before we have the session
+	c.session, _ = start(&shim{c: c, pool: pool}, y) // it fails only for a wrong configuration
 	return c
 }
 

@@ -2,6 +2,8 @@ package mux
 
 import (
 	"io"
+
+	"github.com/Blockchain-CN/pheromones/internal/outq"
 )
 
 // shim is the connection that yamux reads and writes. It stands between yamux and TLS and sees every frame.
@@ -19,12 +21,13 @@ type shim struct {
 	hold bool
 
 	// Of yamux's receiving goroutine.
-	buf  []byte // buf[from:to] came from the network and waits
-	from int
-	to   int
-	pass int   // so many bytes at from are for yamux
-	idle int   // reads in a row that would have fitted into firstBuffer
-	err  error // what ends reading
+	small [smallBuffer]byte
+	pool  *outq.Pool // of larger buffers
+	buf   []byte     // small, the pool's, or of a single frame; buf[from:to] came from the network and waits
+	from  int
+	to    int
+	pass  int   // so many bytes at from are for yamux
+	err   error // what ends reading
 }
 
 // Write takes a header, or the body for the header before.
@@ -95,38 +98,36 @@ func (s *shim) look() bool {
 }
 
 const (
-	firstBuffer = 4 << 10  // enough for the frames of an idle connection
-	fullBuffer  = 64 << 10 // what a busy one reads at once
+	smallBuffer = 512      // what a connection waits with when nothing has come
+	largeBuffer = 64 << 10 // what one works with in the midst of a frame; longer frames get longer ones
 )
 
-// fill reads from the network, once, behind what waits, in a buffer that suits how much comes and holds the frame at from.
+// fill reads from the network, once, behind what waits. A connection on which nothing is under way has a small buffer only.
+// (To read the rest of a record with another costs no system call.)
 func (s *shim) fill() error {
 	waiting := s.to - s.from
-	size := max(len(s.buf), firstBuffer)
+	size := smallBuffer
+	if waiting > 0 {
+		size = largeBuffer
+	}
 	if waiting >= headerLen {
 		size = max(size, headerLen+parseHeader(s.buf[s.from:]).body())
 	}
-	if waiting == 0 && s.idle > 32 {
-		size, s.idle = firstBuffer, 0
-	}
-	if size != len(s.buf) {
-		buf := make([]byte, size)
-		copy(buf, s.buf[s.from:s.to])
-		s.buf = buf
-	} else if s.from > 0 {
+	switch old := s.buf; {
+	case waiting == 0:
+		s.buf = s.small[:]
+		s.pool.Put(old)
+	case size > len(s.buf):
+		s.buf = s.pool.Get(size)
+		s.buf = s.buf[:cap(s.buf)]
+		copy(s.buf, old[s.from:s.to])
+		s.pool.Put(old)
+	case s.from > 0:
 		copy(s.buf, s.buf[s.from:s.to])
 	}
 	s.from, s.to = 0, waiting
 	n, err := s.c.Raw.Read(s.buf[s.to:])
 	s.to += n
-	switch {
-	case n > firstBuffer/2 && s.to == len(s.buf) && len(s.buf) < fullBuffer:
-		s.buf = append(s.buf, make([]byte, fullBuffer-len(s.buf))...)
-	case n > firstBuffer:
-		s.idle = 0
-	case len(s.buf) > firstBuffer:
-		s.idle++
-	}
 	if err != nil && n == 0 {
 		return s.stop(err)
 	}

@@ -33,14 +33,15 @@ const (
 	large  = 128 << 10 // how large the buffers in a Pool are
 )
 
-// Pool has large buffers for the queues that share it. Those that are empty have none, so idle connections cost little and
-// busy ones make little garbage. The zero Pool is ready for use, from any goroutine.
+// Pool has large buffers for the connections that share it: for queues, and for readers in the midst of something. Those
+// that have nothing to hold have none, so idle connections cost little and busy ones make little garbage. The zero Pool is
+// ready for use, from any goroutine.
 type Pool struct{ buffers sync.Pool }
 
-// Get returns an empty buffer for at least n bytes.
+// Get returns an empty buffer for at least n bytes. One above 128 KiB is new and holds n.
 func (p *Pool) Get(n int) []byte {
 	if n > large {
-		return make([]byte, 0, 2*n)
+		return make([]byte, 0, n)
 	}
 	if b, ok := p.buffers.Get().(*[large]byte); ok {
 		return b[:0]
@@ -76,7 +77,11 @@ func (q *Queue) Append(parts ...[]byte) error {
 		n += len(p)
 	}
 	if n > retain && n > cap(q.buf) {
-		grown := append(q.pool.Get(n), q.buf...)
+		size := n
+		if size > large {
+			size *= 2
+		}
+		grown := append(q.pool.Get(size), q.buf...)
 		q.pool.Put(q.buf)
 		q.buf = grown
 	}
