@@ -369,3 +369,19 @@ func info(e *env) {
 		e.errorf("Info after the end of the connection: want what it was before, got %+v and %+v", l.d.Info(), l.a.Info())
 	}
 }
+
+func traits(e *env) {
+	l := e.link()
+	for _, s := range []struct {
+		what string
+		node *node
+	}{{"the dialler's", l.dialer}, {"the acceptor's", l.acceptor}} {
+		got := s.node.Traits()
+		if got.Scheme != e.h.Listen.Scheme || got.LocalPeer != s.node.id {
+			e.errorf("%s Traits: want scheme %s and LocalPeer %s, got %+v", s.what, e.h.Listen.Scheme, s.node.id.Short(), got)
+		}
+		if again := s.node.Traits(); again != got {
+			e.errorf("%s Traits: want the same as before, %+v, got %+v", s.what, got, again)
+		}
+	}
+}

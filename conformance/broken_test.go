@@ -161,6 +161,10 @@ func breakages() []breakage {
 			}
 			return t.Transport.Dial(ctx, addr)
 		}}},
+		{"Traits do not say whose the transport is", "traits", "", faults{traits: func(t transport.Traits) transport.Traits {
+			t.LocalPeer = identity.ID{}
+			return t
+		}}},
 		{"both sides say that they dialled", "info", "", faults{info: func(i transport.Info) transport.Info {
 			i.Dialer = true
 			return i

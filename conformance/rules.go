@@ -18,6 +18,7 @@ func table() []Rule {
 		{"resumed-peer", "ID4", "Later connections to the same peer prove it as the first did.", 0, false, resumedPeer},
 		{"another-at-same-address", "ID4", "Another peer at an address visited before does not pass for the first.", 0, false, anotherAtSameAddress},
 		{"info", "ID5", "Info says who dialled and has both addresses with their IDs, also when the connection has ended.", 0, false, info},
+		{"traits", "ID6", "Traits never changes, and has the scheme and the ID of the transport's key.", 0, false, traits},
 
 		{"dial-nobody", "DI1", "Dial where nobody listens fails and names the address.", 0, false, dialNobody},
 		{"dial-refused", "DI1", "Dial at a closed port fails before its context ends.", needRefuses, false, dialRefused},

@@ -22,6 +22,7 @@ type faults struct {
 	open      func(c *badConn, ctx context.Context) (transport.Stream, error)
 	acceptS   func(c *badConn, ctx context.Context) (transport.Stream, error)
 	info      func(i transport.Info) transport.Info
+	traits    func(t transport.Traits) transport.Traits
 	context   func(c *badConn) context.Context
 	closeConn func(c *badConn, code transport.Code, reason string) error
 
@@ -65,6 +66,13 @@ func (t *badTransport) conn(c transport.Conn, err error) (transport.Conn, error)
 		return datagramConn{b, d}, nil
 	}
 	return b, nil
+}
+
+func (t *badTransport) Traits() transport.Traits {
+	if t.f.traits != nil {
+		return t.f.traits(t.Transport.Traits())
+	}
+	return t.Transport.Traits()
 }
 
 func (t *badTransport) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -44,7 +45,11 @@ func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener,
 		return nil, err
 	}
 	cfg := net.ListenConfig{KeepAliveConfig: keepAlive}
-	tcp, err := cfg.Listen(ctx, "tcp", addr.HostPort)
+	network := "tcp"
+	if at, err := netip.ParseAddrPort(addr.HostPort); err == nil && at.Addr().Is4() {
+		network = "tcp4" // else 0.0.0.0 would take IPv6 too
+	}
+	tcp, err := cfg.Listen(ctx, network, addr.HostPort)
 	if err != nil {
 		return nil, err
 	}
