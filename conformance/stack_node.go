@@ -197,6 +197,7 @@ func (n *stackNode) dispatching(ctx context.Context, m *stackNode, operation str
 // counted is a transport that keeps its dialled connections, to count and to break them.
 type counted struct {
 	transport.Transport
+	gate  chan struct{} // if not nil: no dial succeeds before it is closed
 	mu    sync.Mutex
 	conns []transport.Conn
 }
@@ -204,6 +205,9 @@ type counted struct {
 func (c *counted) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {
 	conn, err := c.Transport.Dial(ctx, addr)
 	if err == nil {
+		if c.gate != nil {
+			<-c.gate
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.conns = append(c.conns, conn)

@@ -175,6 +175,12 @@ func oneLink(e *env) {
 			c.told(a, greeting.Arrived, greeting.Peer{ID: b.ID(), Seq: 1, Name: "b", Addrs: b.Addrs()})
 			to = b.ID().String()
 		}
+		// The first dial lasts until all have had the time to begin.
+		a.net.gate = make(chan struct{})
+		e.spawn(func() {
+			e.sleep(moment)
+			close(a.net.gate)
+		})
 		e.each(64, 64, func(i int) {
 			if reply := a.ask(to, "op", noise(i)); len(reply.Data) != i {
 				e.errorf("want %d bytes back, got %d", i, len(reply.Data))
