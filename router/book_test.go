@@ -114,6 +114,22 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// What others say of a deleted peer is no news.
+func TestLearnOfDeleted(t *testing.T) {
+	_, r := newScripted(t, nil)
+	id, x := newKey(t).ID(), newKey(t).ID()
+	r.Learn(id, greeting.Notice{Change: greeting.Arrived, Peer: peerAt(id, 1, "n", 1)})
+	if err := r.Delete(id); err != nil {
+		t.Fatal(err)
+	}
+	if r.Learn(x, greeting.Notice{Change: greeting.Arrived, Peer: peerAt(id, 2, "n", 1)}) || state(r, id) != "" {
+		t.Errorf("a hint about a deleted peer was taken: %q", state(r, id))
+	}
+	if !r.Learn(id, greeting.Notice{Change: greeting.Arrived, Peer: peerAt(id, 2, "n", 1)}) || state(r, id) != "n true [1]" {
+		t.Errorf("what a deleted peer says itself was not taken: %q", state(r, id))
+	}
+}
+
 func TestLearnOfSelf(t *testing.T) {
 	_, r := newScripted(t, nil)
 	if r.Learn(newKey(t).ID(), greeting.Notice{Change: greeting.Arrived, Peer: peerAt(r.ID(), 1, "x", 1)}) || len(r.Routes()) != 0 {
