@@ -137,18 +137,12 @@ func (r *Router) learnFirstHand(n greeting.Notice) bool {
 func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 	id, left := n.Peer.ID, n.Change == greeting.Left
 	rt := r.routes[id]
-	if rt == nil {
-		if left || n.Peer.Seq == 0 || len(n.Peer.Addrs) == 0 || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(id, hearsay) {
-			return false
-		}
-		rt = r.get(id)
-	}
-	defer r.sweep(id)
-	was := rt.known()
+	was := rt != nil && rt.known()
+	reachable := len(n.Peer.Addrs) > 0 || rt != nil && len(rt.links)+len(rt.added) > 0
 	switch {
-	case rt.deleted || !n.Supersedes(rt.fact) || left && !was:
+	case n.Peer.Seq == 0 || rt != nil && (rt.deleted || !n.Supersedes(rt.fact)) || left && !was:
 		return false
-	case rt.first || left && len(rt.added) > 0:
+	case was && (rt.first || left && len(rt.added) > 0):
 		// What the peer told us itself stands, and that a caller of ours has added it; but where it has moved to since, others
 		// may know.
 		if left || !n.Supersedes(rt.hint) {
@@ -160,19 +154,19 @@ func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 			r.report(was, rt, from)
 		}
 		return moved
+	case !was && (!reachable || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(id, hearsay)):
+		return false
 	}
-	if !was && !left {
-		if len(n.Peer.Addrs) == 0 && len(rt.links) == 0 || r.taken[from] >= r.cfg.maxTaken() || !r.makeRoom(id, hearsay) {
-			return false
-		}
-		r.attribute(rt, from)
-	}
+	rt = r.get(id)
 	rt.fact = n
-	if len(n.Peer.Addrs) == 0 && len(rt.links) == 0 && len(rt.added) == 0 {
-		rt.fact.Change = greeting.Left // nobody can reach it
+	if !reachable {
+		rt.fact.Change = greeting.Left
 	}
-	if !rt.known() {
+	switch {
+	case !rt.known():
 		r.attribute(rt, identity.ID{})
+	case !was:
+		r.attribute(rt, from)
 	}
 	r.report(was, rt, from)
 	return true
