@@ -1,4 +1,5 @@
-// Package conformance checks that a transport keeps the promises of SPEC.md, section "transport".
+// Package conformance checks that a transport keeps the promises of SPEC.md, section "transport", and that what stands above
+// it keeps those of the later sections.
 //
 // # Usage
 //
@@ -18,6 +19,9 @@
 //
 // Outside of go test, [CheckTransport] runs the same table of rules and returns what it found, and [Run] reports each
 // rule as it finishes.
+//
+// [TestStack], [CheckStack], [RunStack] and [StackRules] do the same, with the same harness, for whole nodes over the
+// transport: their router, and what they say to each other.
 //
 // # Rules
 //
