@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,24 +30,24 @@ import (
 //
 // What a transport with OneStream cannot do on one connection it does on several.
 //
-// One iteration is one round of a tenth of a second. If h has a Baseline, each iteration is a round of the transport and
-// one of the baseline, by turns first, and "ratio" is the median over all iterations of how the two compare: above one the
-// transport does better than its baseline, in whatever unit. Thus a machine with other work to do slows both. Twenty
-// iterations (-benchtime 20x) make a good measurement. With -v a row of a table, in Markdown, ends the output.
+// One iteration is one round of 50 ms. If h has a Baseline, each iteration is a round of the transport and one of the
+// baseline, by turns first, and "ratio" is the median over all iterations of how the two compare: above one the transport
+// does better than its baseline, in whatever unit. Thus a machine with other work to do slows both. Forty iterations
+// (-benchtime 40x) make a good measurement. With -v a row of a table, in Markdown, ends the output; the ratios are in
+// parentheses.
 func BenchmarkTransport(b *testing.B, h Transport) {
 	if _, err := h.probe(); err != nil {
 		b.Fatal(err)
 	}
 	head, line, row := []string{"transport"}, []string{"---"}, []string{h.Listen.Scheme}
+	if h.Baseline != nil {
+		row[0] += " (× " + h.BaselineName + ")"
+	}
 	for _, s := range scenarios {
 		b.Run(s.name, func(b *testing.B) {
 			r := s.compare(b, &h)
 			for i, unit := range s.units {
-				column := s.name + ", " + unit
-				if h.Baseline != nil {
-					column += " (× " + h.BaselineName + ")"
-				}
-				head, line, row = append(head, column), append(line, "---:"), append(row, r[i].String())
+				head, line, row = append(head, s.name+", "+unit), append(line, "---:"), append(row, r[i].String())
 			}
 		})
 	}
@@ -54,7 +55,7 @@ func BenchmarkTransport(b *testing.B, h Transport) {
 }
 
 // roundTime is how long one side of a benchmark runs before it is the other's turn.
-const roundTime = 100 * time.Millisecond
+const roundTime = 50 * time.Millisecond
 
 // A scenario is one thing that is measured.
 type scenario struct {
@@ -81,10 +82,18 @@ var scenarios = []scenario{
 type result struct{ own, baseline, ratio float64 }
 
 func (r result) String() string {
-	if r.ratio == 0 {
-		return fmt.Sprintf("%.4g", r.own)
+	digits := 0
+	switch {
+	case r.own < 10:
+		digits = 2
+	case r.own < 100:
+		digits = 1
 	}
-	return fmt.Sprintf("%.4g (%.2f)", r.own, r.ratio)
+	s := strconv.FormatFloat(r.own, 'f', digits, 64)
+	if r.ratio != 0 {
+		s += fmt.Sprintf(" (%.2f)", r.ratio)
+	}
+	return s
 }
 
 // compare runs the rounds of b and reports them.
