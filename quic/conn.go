@@ -48,9 +48,11 @@ func (c *Conn) ended() {
 func (c *Conn) OpenStream(ctx context.Context) (transport.Stream, error) {
 	// First without ctx: a stream that may be opened now is had even if ctx has ended.
 	q, err := c.quic.OpenStream()
-	var limit *quicgo.StreamLimitReachedError
-	if errors.As(err, &limit) {
-		q, err = c.quic.OpenStreamSync(ctx)
+	if err != nil {
+		var limit *quicgo.StreamLimitReachedError
+		if errors.As(err, &limit) {
+			q, err = c.quic.OpenStreamSync(ctx)
+		}
 	}
 	return c.stream(ctx, "open stream", q, err)
 }
