@@ -48,6 +48,7 @@ const arrows = `
 
 	# Those who put it together, or to the test.
 	pheromones, internal/leak < conformance
+	transport < conformance/internal/broken
 	pheromones, conformance, tcp, mux, quic, transport/mem, nat < cmd/..., examples/...
 
 	# Others' modules.
@@ -80,6 +81,8 @@ var allowed = map[string]string{
 	"conformance: fmt.Println": "the child process of rule EN5 tells its address to the one that started it",
 	"conformance: var pattern": "the bytes that bulk transfers send: a constant too long to write down",
 	"conformance: time.Sleep":  "a rule paces real networks; no sleep decides whether it passes",
+
+	"conformance/internal/broken: os.Stderr": "a transport that prints is one of those that are broken on purpose",
 
 	"internal/leak: os.Stderr":  "it speaks for TestMain, which has no testing.T",
 	"internal/leak: time.Sleep": "goroutines end without telling: it looks again",

@@ -60,9 +60,6 @@ func addrRefused(e *env) {
 			e.errorf("ParseAddr(%.80q): want ErrBadAddr, got %q and %s", s, a, describe(err))
 		}
 	}
-}
-
-func addrRefusedByTransport(e *env) {
 	n := e.node()
 	for _, hostPort := range []string{"", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:1/path", "[::1", "127.0.0.1:"} {
 		addr := transport.Addr{Scheme: e.traits.Scheme, HostPort: hostPort}

@@ -2,18 +2,15 @@ package conformance
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"runtime"
+	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones/conformance/internal/broken"
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/quic"
 	"github.com/Blockchain-CN/pheromones/tcp"
@@ -21,872 +18,126 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport/mem"
 )
 
-// breakage is a transport broken on purpose, and the rule that must see it.
-type breakage struct {
-	name string
-	rule string
-	over string // what is broken: "" for mem, "tcp" or "quic"
-	f    faults
-}
-
-var errPlain = errors.New("something is wrong")
-
-// mapped gives err a look of its own if it is as it should be.
-func mapped[T error](err error, to func(T) error) error {
-	var e T
-	if errors.As(err, &e) {
-		return to(e)
-	}
-	return err
-}
-
-// onRead and onWrite change the errors of Read and Write.
-func onRead(to func(s *badStream, err error) error) func(*badStream, []byte) (int, error) {
-	return func(s *badStream, b []byte) (int, error) {
-		n, err := s.Stream.Read(b)
-		if err != nil {
-			err = to(s, err)
-		}
-		return n, err
-	}
-}
-
-func onWrite(to func(s *badStream, err error) error) func(*badStream, []byte) (int, error) {
-	return func(s *badStream, b []byte) (int, error) {
-		n, err := s.Stream.Write(b)
-		if err != nil {
-			err = to(s, err)
-		}
-		return n, err
-	}
-}
-
-// waited runs f and reports whether it took so long that it must have waited.
-func waited(f func()) bool {
-	began := time.Now()
-	f()
-	return time.Since(began) > moment/3
-}
-
-// dropping is an AcceptStream or Accept that takes a result off the queue in a goroutine and drops it if the context ends.
-func dropping[T any](ctx context.Context, get func(context.Context) (T, error)) (T, error) {
-	if err := ctx.Err(); err != nil {
-		var none T
-		return none, err
-	}
-	type result struct {
-		v   T
-		err error
-	}
-	got := make(chan result, 1)
-	go func() {
-		v, err := get(context.WithoutCancel(ctx))
-		got <- result{v, err}
-	}()
-	select {
-	case r := <-got:
-		return r.v, r.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
-	}
-}
-
-func flip(b []byte, at, from int64) {
-	if i := at - from; i >= 0 && i < int64(len(b)) {
-		b[i] ^= 1
-	}
-}
-
-func breakages() []breakage {
-	return []breakage{
-		{"an address is not in its one form", "address-round-trip", "", faults{info: func(i transport.Info) transport.Info {
-			i.LocalAddr.HostPort = "LOCALHOST:1"
-			return i
-		}}},
-		{"an address without a port is dialled", "address-refused-by-transport", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			return nil, &transport.OpError{Op: "dial", Addr: addr, Err: errPlain}
-		}}},
-		{"the listener does not know its ID", "listener-address", "", faults{addr: func(l *badListener) transport.Addr {
-			a := l.Listener.Addr()
-			a.Peer = identity.ID{}
-			return a
-		}}},
-		{"listening with an ID is refused", "listen-with-own-id", "", faults{listen: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-			if !addr.Peer.IsZero() {
-				return nil, errPlain
-			}
-			return t.Transport.Listen(ctx, addr)
-		}}},
-		{"names are not looked up", "dial-by-name", "tcp", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			if strings.HasPrefix(addr.HostPort, "localhost") {
-				return nil, errPlain
-			}
-			return t.Transport.Dial(ctx, addr)
-		}}},
-		{"IPv6 is unknown", "dial-ipv6", "tcp", faults{listen: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-			if strings.HasPrefix(addr.HostPort, "[") {
-				return nil, errPlain
-			}
-			return t.Transport.Listen(ctx, addr)
-		}}},
-		{"the scheme is not looked at", "foreign-scheme", "", faults{listen: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-			addr.Scheme, addr.HostPort = "mem", "127.0.0.1:0"
-			return t.Transport.Listen(ctx, addr)
-		}}},
-
-		{"the accepting side knows nobody", "both-know", "", faults{info: func(i transport.Info) transport.Info {
-			if !i.Dialer {
-				i.RemotePeer = identity.ID{}
-			}
-			return i
-		}}},
-		{"the ID dialled is not checked", "wrong-peer", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			addr.Peer = identity.ID{}
-			return t.Transport.Dial(ctx, addr)
-		}}},
-		{"the ID not dialled stays unknown", "any-peer", "", faults{info: func(i transport.Info) transport.Info {
-			i.RemoteAddr.Peer = identity.ID{}
-			return i
-		}}},
-		{"the ID is checked the first time only", "resumed-peer", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			if t.n.Add(1) > 1 {
-				addr.Peer = identity.ID{}
-			}
-			return t.Transport.Dial(ctx, addr)
-		}}},
-		{"who answered at an address is remembered", "another-at-same-address", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			if t.n.Add(1) > 2 {
-				addr.Peer = identity.ID{}
-			}
-			return t.Transport.Dial(ctx, addr)
-		}}},
-		{"Traits do not say whose the transport is", "traits", "", faults{traits: func(t transport.Traits) transport.Traits {
-			t.LocalPeer = identity.ID{}
-			return t
-		}}},
-		{"both sides say that they dialled", "info", "", faults{info: func(i transport.Info) transport.Info {
-			i.Dialer = true
-			return i
-		}}},
-
-		{"a failed dial does not say where", "dial-nobody", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			c, err := t.Transport.Dial(ctx, addr)
-			return c, mapped(err, func(e *transport.OpError) error { return e.Err })
-		}}},
-		{"a refusal is not noticed", "dial-refused", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			c, err := t.Transport.Dial(ctx, addr)
-			if err != nil {
-				<-ctx.Done()
-			}
-			return c, err
-		}}},
-		{"an ended context does not matter", "dial-cancelled-before", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			return t.Transport.Dial(context.WithoutCancel(ctx), addr)
-		}}},
-		{"the context of Dial bounds the connection", "listen-context", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			c, err := t.Transport.Dial(ctx, addr)
-			if err == nil {
-				context.AfterFunc(ctx, func() { c.CloseWithError(1, "") })
-			}
-			return c, err
-		}}},
-		{"a cancelled dial says something else", "dial-cancelled-during", "tcp", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			c, err := t.Transport.Dial(ctx, addr)
-			if err != nil {
-				err = &transport.OpError{Op: "dial", Addr: addr, Err: errPlain}
-			}
-			return c, err
-		}}},
-		{"a cancelled dial goes on in the background", "dial-cancelled-anytime", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			if ctx.Done() != nil && t.n.Add(1)%10 == 0 {
-				go func() { <-t.f.done }()
-			}
-			return t.Transport.Dial(ctx, addr)
-		}}},
-		{"a dial waits for the handshake for ever", "dial-silent", "tcp", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			return t.Transport.Dial(context.WithoutCancel(ctx), addr)
-		}}},
-		{"a failed handshake does not say where", "dial-garbage", "tcp", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			c, err := t.Transport.Dial(ctx, addr)
-			return c, mapped(err, func(e *transport.OpError) error { return e.Err })
-		}}},
-		{"one dial at a time", "concurrent-dials", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			if t.n.Add(1) > 1 {
-				return nil, errPlain
-			}
-			return t.Transport.Dial(ctx, addr)
-		}}},
-		{"connections are lost in the queue", "accepts-all", "", faults{accept: func(l *badListener, ctx context.Context) (transport.Conn, error) {
-			if l.n.Add(1)%3 == 0 {
-				l.Listener.Accept(ctx)
-			}
-			return l.Listener.Accept(ctx)
-		}}},
-		{"a cancelled Accept closes the listener", "accept-context", "", faults{accept: func(l *badListener, ctx context.Context) (transport.Conn, error) {
-			c, err := l.Listener.Accept(ctx)
-			if err != nil {
-				l.Listener.Close()
-			}
-			return c, err
-		}}},
-		{"an ended context hides the connection", "ready-connection-wins", "", faults{accept: func(l *badListener, ctx context.Context) (transport.Conn, error) {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			return l.Listener.Accept(ctx)
-		}}},
-		{"a cancelled Accept takes the connection with it", "accept-race", "", faults{accept: func(l *badListener, ctx context.Context) (transport.Conn, error) {
-			return dropping(ctx, l.Listener.Accept)
-		}}},
-		{"closing the listener closes what it accepted", "listener-close", "", faults{closeLn: func(l *badListener) error {
-			for _, c := range l.t.conns {
-				c.Conn.CloseWithError(6, "")
-			}
-			return l.Listener.Close()
-		}}},
-		{"a closed listener keeps its address", "listener-frees-address", "", faults{closeLn: func(l *badListener) error { return nil }}},
-		{"connections in the queue of a closed listener live on", "listener-close-queued", "", faults{closeLn: func(l *badListener) error {
-			l.Listener.Accept(context.Background())
-			return l.Listener.Close()
-		}}},
-		{"an address in use gives another", "address-in-use", "", faults{listen: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-			ln, err := t.Transport.Listen(ctx, addr)
-			if err != nil {
-				addr.HostPort = "127.0.0.1:0"
-				ln, err = t.Transport.Listen(ctx, addr)
-			}
-			return ln, err
-		}}},
-		{"strangers are served one after the other", "strangers", "tcp", faults{listen: serialListen, addr: frontAddr, closeAll: closeFront}},
-		{"silent peers are kept", "strangers-shed", "tcp", faults{}}, // the harness of this one is told of a shorter time-out
-		{"a closed transport says something else", "transport-close", "", faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			c, err := t.Transport.Dial(ctx, addr)
-			if errors.Is(err, net.ErrClosed) {
-				err = errPlain
-			}
-			return c, err
-		}}},
-		{"the transport closes its connections with another code", "transport-close", "", faults{closeAll: func(t *badTransport) error {
-			t.mu.Lock()
-			for _, c := range t.conns {
-				c.Conn.CloseWithError(0, "")
-			}
-			t.mu.Unlock()
-			return t.Transport.Close()
-		}}},
-		{"one listener at a time", "listen-several", "", faults{listen: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-			ln, err := t.Transport.Listen(ctx, addr)
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			if t.ln != nil {
-				t.ln.Close()
-			}
-			t.ln = ln
-			return ln, err
-		}}},
-
-		{"the accepting side may not open", "open-both-sides", "", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			if !c.Info().Dialer {
-				return nil, errors.ErrUnsupported
-			}
-			return c.Conn.OpenStream(ctx)
-		}}},
-		{"the first bytes wait for more", "visible-at-write", "", faults{write: func(s *badStream, b []byte) (int, error) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.held == nil {
-				s.held = bytes.Clone(b)
-				return len(b), nil
-			}
-			if _, err := s.Stream.Write(s.held); err != nil {
-				return 0, err
-			}
-			s.held = []byte{}
-			return s.Stream.Write(b)
-		}}},
-		{"an empty stream is never seen", "visible-at-close-write", "", faults{closeWrite: func(s *badStream) error {
-			if s.out.Load() == 0 {
-				return nil
-			}
-			return s.Stream.CloseWrite()
-		}}},
-		{"an empty stream that is closed is never seen", "visible-at-close", "", faults{closeBoth: func(s *badStream) error {
-			if s.out.Load() == 0 {
-				return nil
-			}
-			return s.Stream.Close()
-		}}},
-		{"an empty stream that is reset is never seen", "visible-at-reset", "", faults{reset: func(s *badStream, code transport.Code) error {
-			if s.out.Load() == 0 {
-				return nil
-			}
-			return s.Stream.Reset(code)
-		}}},
-		{"AcceptStream does not look at its context", "stream-contexts", "", faults{acceptS: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			return c.Conn.AcceptStream(context.WithoutCancel(ctx))
-		}}},
-		{"an ended context hides the stream", "ready-stream-wins", "", faults{acceptS: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			return c.Conn.AcceptStream(ctx)
-		}}},
-		{"a cancelled AcceptStream takes the stream with it", "accept-stream-race", "", faults{acceptS: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			return dropping(ctx, c.Conn.AcceptStream)
-		}}},
-		{"OpenStream does not look at its context", "open-unaccepted", "", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			return c.Conn.OpenStream(context.WithoutCancel(ctx))
-		}}},
-		{"Write does not look at its deadline before something was read", "write-unaccepted", "", faults{writeBy: func(s *badStream, t time.Time) error {
-			return nil
-		}}},
-		{"a second stream fails with something else", "one-stream-only", "tcp", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			s, err := c.Conn.OpenStream(ctx)
-			if err != nil {
-				err = errPlain
-			}
-			return s, err
-		}}},
-		{"a connection has 4,000 streams in it", "places-come-back", "", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			if c.n.Load() > 4000 {
-				return nil, errPlain
-			}
-			return c.Conn.OpenStream(ctx)
-		}}},
-		{"a reset stream keeps its place", "places-come-back-rude", "", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			if c.m.Load() > 1000 {
-				return nil, errPlain
-			}
-			return c.Conn.OpenStream(ctx)
-		}, reset: func(s *badStream, code transport.Code) error {
-			s.c.m.Add(1)
-			return s.Stream.Reset(code)
-		}}},
-
-		{"a bit is flipped", "bytes-in-order", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Read(b)
-			flip(b[:n], 1<<20, s.in.Load())
-			return n, err
-		}}},
-		{"reading one byte loses another", "small-reads", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Read(b)
-			if len(b) == 1 && s.in.Load() == 2000 {
-				n, err = s.Stream.Read(b)
-			}
-			return n, err
-		}}},
-		{"Write keeps the slice", "large-write", "", faults{write: func(s *badStream, b []byte) (int, error) {
-			if len(b) > 4<<20 {
-				s.Stream.Write(b[:1<<20])
-				go s.Stream.Write(b[1<<20:])
-				return len(b), nil
-			}
-			return s.Stream.Write(b)
-		}}},
-		{"io.EOF is said once", "close-write-eof", "", faults{read: onRead(func(s *badStream, err error) error {
-			if err == io.EOF && s.mark.Swap(true) {
-				return errPlain
-			}
-			return err
-		})}},
-		{"CloseWrite closes both directions", "close-write-eof", "", faults{closeWrite: func(s *badStream) error { return s.Stream.Close() }}},
-		{"a Read that waits does not see the end", "close-write-wakes", "", faults{read: func(s *badStream, b []byte) (n int, err error) {
-			if waited(func() { n, err = s.Stream.Read(b) }) && err == io.EOF {
-				err = errPlain
-			}
-			return n, err
-		}}},
-		{"a second CloseWrite fails", "write-after-close-write", "", faults{closeWrite: func(s *badStream) error {
-			if s.mark.Swap(true) {
-				return net.ErrClosed
-			}
-			return s.Stream.CloseWrite()
-		}}},
-		{"a close without fault looks like the end of the stream", "no-false-eof", "", faults{read: onRead(func(s *badStream, err error) error {
-			if errors.Is(err, transport.CodeNone) {
-				return io.EOF
-			}
-			return err
-		})}},
-		{"Close is a reset", "close-delivers", "", faults{closeBoth: func(s *badStream) error { return s.Stream.Reset(0) }}},
-		{"Close drops what does not fit", "close-delivers-all", "", faults{closeBoth: func(s *badStream) error {
-			if s.out.Load() > 60<<10 {
-				return s.Stream.Reset(0)
-			}
-			return s.Stream.Close()
-		}}},
-		{"Close with bytes unread is a reset", "close-with-unread", "", faults{closeBoth: func(s *badStream) error {
-			if s.in.Load() <= 1 {
-				return s.Stream.Reset(0)
-			}
-			return s.Stream.Close()
-		}}},
-		{"the second Close drops what the first wrote", "close-both", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Read(b)
-			if err == io.EOF {
-				err = errPlain
-			}
-			return n, err
-		}}},
-		{"Close does not unblock", "close-locally", "", faults{closeBoth: func(s *badStream) error { return s.Stream.CloseWrite() }}},
-		{"a write after the peer's Close fails with something else", "write-after-peer-close", "", faults{write: onWrite(func(s *badStream, err error) error {
-			return mapped(err, func(*transport.ResetError) error { return io.ErrClosedPipe })
-		})}},
-		{"a blocked write at the peer's Close fails with something else", "blocked-write-at-peer-close", "", faults{write: func(s *badStream, b []byte) (n int, err error) {
-			if waited(func() { n, err = s.Stream.Write(b) }) && err != nil {
-				err = io.ErrClosedPipe
-			}
-			return n, err
-		}}},
-		{"the peer's Reset looks like ours", "reset-remote", "", faults{read: onRead(func(s *badStream, err error) error {
-			return mapped(err, func(r *transport.ResetError) error { return &transport.ResetError{Code: r.Code} })
-		})}},
-		{"Reset after CloseWrite is lost", "reset-remote", "", faults{closeWrite: func(s *badStream) error {
-			s.mark.Store(true)
-			return s.Stream.CloseWrite()
-		}, reset: func(s *badStream, code transport.Code) error {
-			if s.mark.Load() {
-				return nil
-			}
-			return s.Stream.Reset(code)
-		}}},
-		{"our Reset looks like the peer's", "reset-local", "", faults{read: onRead(func(s *badStream, err error) error {
-			return mapped(err, func(r *transport.ResetError) error { return &transport.ResetError{Code: r.Code, Remote: true} })
-		})}},
-		{"after Reset the rest is still read", "reset-unread", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Read(b)
-			if err != nil && s.in.Load() == 101 {
-				return len(b), nil
-			}
-			return n, err
-		}}},
-		{"Reset after Close counts", "reset-after-close", "", faults{reset: func(s *badStream, code transport.Code) error {
-			s.mark.Store(true)
-			return s.Stream.Reset(code)
-		}, read: onRead(func(s *badStream, err error) error {
-			if s.mark.Load() {
-				return &transport.ResetError{Code: 3, Remote: true}
-			}
-			return err
-		})}},
-		{"codes have 16 bits", "reset-codes", "", faults{reset: func(s *badStream, code transport.Code) error { return s.Stream.Reset(code & 0xffff) }}},
-		{"a read deadline bounds writes too", "deadline-past", "", faults{readBy: func(s *badStream, t time.Time) error { return s.Stream.SetDeadline(t) }}},
-		{"a write deadline is ignored", "deadline-ends", "", faults{writeBy: func(*badStream, time.Time) error { return nil }}},
-		{"a deadline counts from the next call on", "deadline-moved-earlier", "", faults{readBy: func(s *badStream, t time.Time) error {
-			if s.mark.Load() {
-				return nil
-			}
-			return s.Stream.SetReadDeadline(t)
-		}, read: func(s *badStream, b []byte) (int, error) {
-			s.mark.Store(true)
-			defer s.mark.Store(false)
-			return s.Stream.Read(b)
-		}}},
-		{"a deadline cannot be taken away from a call", "deadline-moved-later", "", faults{readBy: func(s *badStream, t time.Time) error {
-			if s.mark.Load() {
-				return nil
-			}
-			return s.Stream.SetReadDeadline(t)
-		}, read: func(s *badStream, b []byte) (int, error) {
-			s.mark.Store(true)
-			defer s.mark.Store(false)
-			return s.Stream.Read(b)
-		}}},
-		{"a write deadline bounds reads too", "deadline-one-way", "", faults{writeBy: func(s *badStream, t time.Time) error { return s.Stream.SetDeadline(t) }}},
-		{"a Read that times out loses a byte", "reads-with-timeouts", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			if s.mark.Swap(false) {
-				s.Stream.Read(b[:1])
-			}
-			n, err := s.Stream.Read(b)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				s.mark.Store(true)
-			}
-			return n, err
-		}}},
-		{"a Write that times out says that it took nothing", "writes-with-timeouts", "", faults{write: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Write(b)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				n = 0
-			}
-			return n, err
-		}}},
-		{"a time-out is for ever", "deadline-then-end", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			if s.mark.Load() {
-				return 0, os.ErrDeadlineExceeded
-			}
-			n, err := s.Stream.Read(b)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				s.mark.Store(true)
-			}
-			return n, err
-		}}},
-		{"writing nothing sends something", "empty-writes", "", faults{write: func(s *badStream, b []byte) (int, error) {
-			if len(b) == 0 {
-				s.Stream.Write([]byte{0})
-				return 0, nil
-			}
-			return s.Stream.Write(b)
-		}}},
-		{"a large Write is cut in two", "concurrent-writes", "", faults{write: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Write(b[:len(b)/2])
-			if err != nil {
-				return n, err
-			}
-			runtime.Gosched()
-			m, err := s.Stream.Write(b[len(b)/2:])
-			return n + m, err
-		}}},
-		{"a stream has an address of its own", "stream-addresses", "", faults{local: func(s *badStream) transport.Addr {
-			return transport.Addr{Scheme: "mem", HostPort: "127.0.0.1:1"}
-		}}},
-		{"there are at most 500 streams", "thousand-streams", "", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			if c.n.Load() > 500 {
-				return nil, errPlain
-			}
-			return c.Conn.OpenStream(ctx)
-		}}},
-		{"a bit is flipped far behind", "64-mib-each-way", "", faults{read: func(s *badStream, b []byte) (int, error) {
-			n, err := s.Stream.Read(b)
-			flip(b[:n], 50<<20, s.in.Load())
-			return n, err
-		}}},
-
-		{"Write takes everything", "writer-blocks", "", faults{write: swallow}},
-		{"Write takes everything until the stream is accepted", "writer-blocks-unaccepted", "", faults{write: swallow}},
-		{"streams wait for each other", "neighbours-move", "", faults{write: func(s *badStream, b []byte) (int, error) {
-			s.c.mu.Lock()
-			defer s.c.mu.Unlock()
-			return s.Stream.Write(b)
-		}}},
-		{"a Write that has waited loses its bytes", "everything-arrives", "", faults{write: func(s *badStream, b []byte) (n int, err error) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.mark.Load() {
-				return len(b), nil
-			}
-			if waited(func() { n, err = s.Stream.Write(b) }) {
-				s.mark.Store(true)
-			}
-			return n, err
-		}}},
-
-		{"the reason is lost", "close-reaches", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			return c.Conn.CloseWithError(code, "")
-		}}},
-		{"the code is lost", "close-reaches", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			return c.Conn.CloseWithError(code&0xff, reason)
-		}}},
-		{"a blocked write hides the close", "close-blocked-writes", "", faults{write: func(s *badStream, b []byte) (n int, err error) {
-			if waited(func() { n, err = s.Stream.Write(b) }) && err != nil {
-				err = &transport.LostError{Err: err}
-			}
-			return n, mapped(err, func(e *transport.LostError) error { return &transport.LostError{Err: errPlain} })
-		}}},
-		{"unread bytes hide the close", "close-unread", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			return c.Conn.CloseWithError(transport.CodeInternal, "")
-		}}},
-		{"a connection without streams is closed without a word", "close-unused", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			if c.n.Load() == 0 {
-				code = 0
-			}
-			return c.Conn.CloseWithError(code, reason)
-		}}},
-		{"our close looks like the peer's", "close-is-local", "", faults{acceptS: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			s, err := c.Conn.AcceptStream(ctx)
-			return s, mapped(err, func(e *transport.CloseError) error {
-				return &transport.CloseError{Code: e.Code, Reason: e.Reason, Remote: true}
-			})
-		}}},
-		{"an OpenStream that waits does not hear why", "open-blocked-ends", "", faults{open: func(c *badConn, ctx context.Context) (s transport.Stream, err error) {
-			if waited(func() { s, err = c.Conn.OpenStream(ctx) }) && ctx.Err() == nil && err != nil {
-				err = net.ErrClosed
-			}
-			return s, err
-		}}},
-		{"a reason is cut in the middle of a rune", "reason-cut", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			if len(reason) > transport.MaxReason {
-				reason = reason[:transport.MaxReason-1]
-			}
-			return c.Conn.CloseWithError(code, reason)
-		}}},
-		{"closing again fails", "close-again", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			if c.ended.Swap(true) {
-				return net.ErrClosed
-			}
-			return c.Conn.CloseWithError(code, reason)
-		}}},
-		{"closing what the peer has closed fails", "close-together", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			if c.Conn.Context().Err() != nil {
-				return net.ErrClosed
-			}
-			return c.Conn.CloseWithError(code, reason)
-		}}},
-		{"streams of a connection that is closed under them just end", "close-races", "", faults{read: onRead(func(s *badStream, err error) error {
-			return mapped(err, func(*transport.CloseError) error { return io.EOF })
-		})}},
-		{"a reset connection is the end of the stream", "cut-by-reset", "tcp", faults{read: lostIsEOF}},
-		{"a connection that ends is the end of the stream", "cut-by-fin", "tcp", faults{read: lostIsEOF}},
-		{"silence is the end of the stream", "cut-silently", "quic", faults{read: lostIsEOF}},
-		{"a process that died is the end of the stream", "process-killed", "tcp", faults{read: lostIsEOF}},
-		{"the Context does not say why", "cause-is-error", "", faults{context: plainContext}},
-		{"the Context does not say why it was lost", "cause-of-loss", "tcp", faults{context: plainContext}},
-		{"the end of the one stream has another code", "one-stream-ends", "tcp", faults{closeBoth: func(s *badStream) error {
-			s.Stream.Close()
-			return s.c.Conn.CloseWithError(1, "")
-		}}},
-		{"CloseWrite ends the connection", "one-stream-lives", "tcp", faults{closeWrite: func(s *badStream) error {
-			return s.c.Conn.CloseWithError(0, "")
-		}}},
-		{"CloseWithError waits for the peer", "close-soon-full", "", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			<-c.Conn.Context().Done()
-			return nil
-		}}},
-		{"CloseWithError waits for the peer's answer", "close-soon-dead", "tcp", faults{closeConn: func(c *badConn, code transport.Code, reason string) error {
-			<-c.Conn.Context().Done()
-			return nil
-		}}},
-
-		{"a closed transport leaves its connections", "nothing-remains", "", faults{closeAll: func(t *badTransport) error {
-			if t.n.Add(1) == 1 {
-				return nil
-			}
-			return t.Transport.Close()
-		}}},
-		{"each stream leaves a goroutine until the transport is closed", "ends-leave-nothing", "", faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
-			c.t.spawnUntilClosed()
-			return c.Conn.OpenStream(ctx)
-		}, closeAll: func(t *badTransport) error {
-			t.release()
-			return t.Transport.Close()
-		}}},
-		{"resets are printed", "nothing-printed", "", faults{reset: func(s *badStream, code transport.Code) error {
-			fmt.Fprintln(os.Stderr, "reset")
-			return s.Stream.Reset(code)
-		}}},
-
-		{"datagrams come twice", "datagrams-whole", "quic", faults{send: func(c datagramConn, b []byte) error {
-			if err := c.d.SendDatagram(b); err != nil {
-				return err
-			}
-			return c.d.SendDatagram(b)
-		}}},
-		{"datagrams are cut", "datagrams-whole", "quic", faults{send: func(c datagramConn, b []byte) error {
-			return c.d.SendDatagram(b[:min(len(b), 300)])
-		}}},
-		{"datagrams that are too large vanish", "datagram-too-large", "quic", faults{send: func(c datagramConn, b []byte) error {
-			c.d.SendDatagram(b)
-			return nil
-		}}},
-		{"ReceiveDatagram does not look at its context", "datagram-ends", "quic", faults{receive: func(c datagramConn, ctx context.Context) ([]byte, error) {
-			return c.d.ReceiveDatagram(context.WithoutCancel(ctx))
-		}}},
-	}
-}
-
-// swallow is a Write that keeps whatever it is given for later.
-func swallow(s *badStream, b []byte) (int, error) {
-	b = bytes.Clone(b)
-	go s.Stream.Write(b)
-	return len(b), nil
-}
-
-func lostIsEOF(s *badStream, b []byte) (int, error) {
-	n, err := s.Stream.Read(b)
-	if errors.Is(err, transport.ErrLost) {
-		err = io.EOF
-	}
-	return n, err
-}
-
-func plainContext(c *badConn) context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	context.AfterFunc(c.Conn.Context(), cancel)
-	return ctx
-}
-
-// spawnUntilClosed starts a goroutine that stays until release.
-func (t *badTransport) spawnUntilClosed() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.idle == nil {
-		t.idle = make(chan struct{})
-	}
-	go func(idle chan struct{}) { <-idle }(t.idle)
-}
-
-func (t *badTransport) release() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.idle != nil {
-		close(t.idle)
-		t.idle = nil
-	}
-}
-
-// serialListen puts a TCP listener before the transport's that looks at one connection after the other and waits for
-// what each has to say.
-func serialListen(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-	ln, err := t.Transport.Listen(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	f := &front{Listener: ln, raw: raw}
-	t.ln = f
-	f.all.Go(func() {
-		for {
-			near, err := raw.Accept()
-			if err != nil {
-				return
-			}
-			f.hold(near)
-			b := make([]byte, 4<<10)
-			n, err := near.Read(b)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			far, err := net.Dial("tcp", ln.Addr().HostPort)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			f.hold(far)
-			far.Write(b[:n])
-			f.all.Go(func() { io.Copy(near, far); near.Close() })
-			f.all.Go(func() { io.Copy(far, near); far.Close() })
-		}
-	})
-	return f, nil
-}
-
-type front struct {
-	transport.Listener
-	raw  net.Listener
-	all  sync.WaitGroup
-	mu   sync.Mutex
-	held []net.Conn
-}
-
-func (f *front) hold(c net.Conn) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.held = append(f.held, c)
-}
-
-func frontAddr(l *badListener) transport.Addr {
-	a := l.Listener.Addr()
-	if f, ok := l.Listener.(*front); ok {
-		a.HostPort = f.raw.Addr().String()
-	}
-	return a
-}
-
-func closeFront(t *badTransport) error {
-	if t.ln != nil {
-		t.ln.Close()
-	}
-	err := t.Transport.Close()
-	if t.ln != nil {
-		t.ln.(*front).all.Wait()
-	}
-	return err
-}
-
-func (f *front) Close() error {
-	err := f.Listener.Close()
-	f.raw.Close()
-	f.mu.Lock()
-	for _, c := range f.held {
-		c.Close()
-	}
-	f.mu.Unlock()
-	return err
-}
-
-// overWhat makes the sound transports, and the harness for them.
-func overWhat(over string) Transport {
+// sound is the harness of a transport that has an ability, for breakages that need it.
+func sound(a broken.Ability) Transport {
 	h := Transport{patience: time.Second * slowdown, Watchdog: 2 * time.Second}
-	switch over {
-	case "tcp":
+	switch a {
+	case broken.OverTCP, broken.OneStream:
 		h.New = func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) }
-		h.Network, h.Refuses = "tcp", true
-	case "quic":
+		h.Listen.Scheme, h.Network, h.Refuses = tcp.Scheme, "tcp", true
+	case broken.OverUDP, broken.Datagrams:
 		h.New = func(key identity.Key) (transport.Transport, error) {
 			return quic.New(key, &quic.Config{IdleTimeout: time.Second})
 		}
-		h.Network, h.IdleTimeout = "udp", time.Second
+		h.Listen.Scheme, h.Network, h.IdleTimeout = "quic", "udp", time.Second
 	default:
-		over = "mem"
 		h.New = func(key identity.Key) (transport.Transport, error) { return mem.New(key, nil) }
-		h.Refuses = true
+		h.Listen.Scheme, h.Refuses = "mem", true
 	}
-	h.Listen = transport.Addr{Scheme: over, HostPort: "127.0.0.1:0"}
+	h.Listen.HostPort = "127.0.0.1:0"
 	return h
 }
 
-func (b *breakage) harness() Transport {
-	h := overWhat(b.over)
-	sound := h.New
+// breakBy is the harness of transports with a breakage, and what ends what they leave behind.
+func breakBy(b *broken.Breakage) (Transport, func()) {
+	h, breaker := sound(b.Needs), b.Breaker()
+	whole := h.New
 	h.New = func(key identity.Key) (transport.Transport, error) {
-		t, err := sound(key)
+		t, err := whole(key)
 		if err != nil {
 			return nil, err
 		}
-		return &badTransport{Transport: t, f: &b.f}, nil
+		return breaker.Break(t), nil
 	}
-	if b.rule == "strangers-shed" {
-		h.HandshakeTimeout = 100 * time.Millisecond
+	if b.Rule == "strangers-shed" {
+		h.HandshakeTimeout = 100 * time.Millisecond // shorter than it is: every transport breaks that
 	}
-	h.Select = func(r Rule) bool { return r.Name == b.rule }
-	return h
+	return h, breaker.Close
+}
+
+// ruleNamed returns a rule of the table.
+func ruleNamed(t *testing.T, name string) Rule {
+	t.Helper()
+	for _, r := range table() {
+		if r.Name == name {
+			return r
+		}
+	}
+	t.Fatalf("there is no rule %s", name)
+	return Rule{}
 }
 
 func TestBroken(t *testing.T) {
-	for _, b := range breakages() {
-		t.Run(strings.ReplaceAll(b.name, " ", "-"), func(t *testing.T) {
-			b.f.done = make(chan struct{})
-			defer close(b.f.done)
-			h := b.harness()
+	for _, b := range broken.All() {
+		t.Run(strings.ReplaceAll(b.Name, " ", "-"), func(t *testing.T) {
+			h, done := breakBy(&b)
+			defer done()
 			h.serveIfChild(t)
+			r := ruleNamed(t, b.Rule)
+			if os.Getenv(failingEnv) == t.Name() {
+				h.Select = func(r Rule) bool { return r.Name == b.Rule }
+				TestTransport(t, h)
+				return
+			}
 			traits, err := h.probe()
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, r := range table() {
-				if r.Name != b.rule {
-					continue
+			if r.Name == "nettest" { // it fails the test that it runs in
+				text := runFailing(t)
+				if !strings.Contains(text, "--- FAIL: "+t.Name()+"/"+r.Clause+"/"+r.Name) {
+					t.Fatalf("%s: want rule %s/%s to find it, got %s", b.Name, r.Clause, b.Rule, text)
 				}
-				var err error
-				if r.needs&needTesting != 0 {
-					err = h.run(t.Context(), t, r, traits).Err
-				} else {
-					err = CheckTransport(t.Context(), h)
-				}
-				var f *Finding
-				if !errors.As(err, &f) || f.Rule.Clause != r.Clause || f.Rule.Name != b.rule {
-					t.Fatalf("%s: want rule %s/%s to find it, got %v", b.name, r.Clause, b.rule, err)
-				}
-				t.Logf("%.300s", f)
+				t.Logf("%.600s", text)
 				return
 			}
-			t.Fatalf("there is no rule %s", b.rule)
+			err = h.run(t.Context(), t, r, traits).Err
+			var f *Finding
+			if !errors.As(err, &f) || f.Rule.Clause != r.Clause || f.Rule.Name != b.Rule {
+				t.Fatalf("%s: want rule %s/%s to find it, got %v", b.Name, r.Clause, b.Rule, err)
+			}
+			t.Logf("%.300s", f)
 		})
+	}
+}
+
+// failingEnv names the test that is run in a process of its own because it must fail.
+const failingEnv = "PHEROMONES_CONFORMANCE_FAILING"
+
+// runFailing runs the test t in another process, where it must fail, and returns what that printed.
+func runFailing(t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+onlyTest(t.Name()), "-test.count=1", "-test.v")
+	cmd.Env = append(os.Environ(), failingEnv+"="+t.Name())
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) {
+		t.Fatalf("the process of the test that must fail: %v\n%s", err, text.String())
+	}
+	return text.String()
+}
+
+// TestNamesOfBreakages sees to it that a breakage has a name of its own and names a rule.
+func TestNamesOfBreakages(t *testing.T) {
+	names := make(map[string]bool)
+	for _, b := range broken.All() {
+		ruleNamed(t, b.Rule)
+		if b.Name == "" || names[b.Name] || strings.ContainsAny(b.Name, "|\n/") {
+			t.Errorf("%q: want a name of its own", b.Name)
+		}
+		names[b.Name] = true
+		if w, _ := breakBy(&b); w.New == nil {
+			t.Errorf("%s: nothing to break", b.Name)
+		}
 	}
 }
 
 // TestEveryRuleCatches names the rules that no breakage proves.
 func TestEveryRuleCatches(t *testing.T) {
-	proved := map[string]bool{
-		"address-refused": true, // it is about package transport, which no transport can break
-		"nettest":         true, // it fails the test that it runs in
-	}
-	for _, b := range breakages() {
-		proved[b.rule] = true
+	proved := make(map[string]bool)
+	for _, b := range broken.All() {
+		proved[b.Rule] = true
 	}
 	for _, r := range Rules() {
 		if !proved[r.Name] {
@@ -894,3 +145,5 @@ func TestEveryRuleCatches(t *testing.T) {
 		}
 	}
 }
+
+var errPlain = fmt.Errorf("something is wrong")

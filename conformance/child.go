@@ -72,13 +72,18 @@ func (h *Transport) serveChild() error {
 	return err
 }
 
-// startChild starts the running test program again as a peer, and returns its address and what kills it.
-func (e *env) startChild() (transport.Addr, func()) {
+// onlyTest is what -test.run needs to run the test of this name alone.
+func onlyTest(test string) string {
 	var names []string
-	for name := range strings.SplitSeq(e.h.name, "/") {
+	for name := range strings.SplitSeq(test, "/") {
 		names = append(names, "^"+regexp.QuoteMeta(name)+"$")
 	}
-	cmd := exec.CommandContext(e.ctx, os.Args[0], "-test.run="+strings.Join(names, "/"), "-test.count=1")
+	return strings.Join(names, "/")
+}
+
+// startChild starts the running test program again as a peer, and returns its address and what kills it.
+func (e *env) startChild() (transport.Addr, func()) {
+	cmd := exec.CommandContext(e.ctx, os.Args[0], "-test.run="+onlyTest(e.h.name), "-test.count=1")
 	cmd.Env = append(os.Environ(), childEnv+"="+e.h.name)
 	stdin, err := cmd.StdinPipe() // kept open: the child ends with us
 	e.must(err, "starting another process")

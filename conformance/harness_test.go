@@ -6,13 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Blockchain-CN/pheromones/conformance/internal/broken"
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
 	"github.com/Blockchain-CN/pheromones/transport/mem"
 )
 
 func TestUnusableHarness(t *testing.T) {
-	good := overWhat("mem")
+	good := sound(broken.Any)
 	for _, c := range []struct {
 		want string
 		h    Transport
@@ -30,7 +31,7 @@ func TestUnusableHarness(t *testing.T) {
 }
 
 func TestRunReportsEveryRule(t *testing.T) {
-	h := overWhat("mem")
+	h := sound(broken.Any)
 	h.Select = func(r Rule) bool {
 		return r.Clause == "AD1" || r.Name == "nettest" || r.Name == "dial-silent" || r.Name == "datagram-ends"
 	}
@@ -55,8 +56,7 @@ func TestRunReportsEveryRule(t *testing.T) {
 }
 
 func TestRunJoinsFindings(t *testing.T) {
-	b := breakage{f: faults{info: func(transport.Info) transport.Info { return transport.Info{} }}}
-	h := b.harness()
+	h := over(func(c *conn) { c.info = new(transport.Info) })
 	h.Select = func(r Rule) bool { return r.Clause == "ID1" || r.Clause == "ID5" }
 	err := CheckTransport(t.Context(), h)
 	joined, ok := err.(interface{ Unwrap() []error })
@@ -74,7 +74,7 @@ func TestRunJoinsFindings(t *testing.T) {
 func TestRunStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := 0
-	err := Run(ctx, overWhat("mem"), func(Result) {
+	err := Run(ctx, sound(broken.Any), func(Result) {
 		ran++
 		cancel()
 	})
@@ -84,8 +84,7 @@ func TestRunStops(t *testing.T) {
 }
 
 func TestPanicIsAFinding(t *testing.T) {
-	b := breakage{f: faults{open: func(*badConn, context.Context) (transport.Stream, error) { panic("no stream") }}}
-	h := b.harness()
+	h := over(func(c *conn) { c.panics = true })
 	h.Select = func(r Rule) bool { return r.Name == "both-know" || r.Name == "open-both-sides" }
 	err := CheckTransport(t.Context(), h)
 	if err == nil || strings.Count(err.Error(), "panic: no stream") != 2 {
@@ -95,12 +94,10 @@ func TestPanicIsAFinding(t *testing.T) {
 
 func TestSuiteClosesWhatFails(t *testing.T) {
 	// A transport that cannot even listen leaves the suite nothing to work with.
-	h := overWhat("mem")
+	h := sound(broken.Any)
 	h.New = func(key identity.Key) (transport.Transport, error) {
 		tr, err := mem.New(key, nil)
-		return &badTransport{Transport: tr, f: &faults{listen: func(*badTransport, context.Context, transport.Addr) (transport.Listener, error) {
-			return nil, errPlain
-		}}}, err
+		return mute{tr}, err
 	}
 	h.Select = func(r Rule) bool { return strings.HasPrefix(r.Clause, "ID") }
 	var n int
@@ -118,4 +115,55 @@ func TestSuiteClosesWhatFails(t *testing.T) {
 	if n != want || n == 0 {
 		t.Errorf("want the %d rules about identity, got %d", want, n)
 	}
+}
+
+// mute is a transport that cannot listen.
+type mute struct{ transport.Transport }
+
+func (mute) Listen(context.Context, transport.Addr) (transport.Listener, error) { return nil, errPlain }
+
+// over is the harness of transports whose connections are spoilt.
+func over(spoil func(c *conn)) Transport {
+	h := sound(broken.Any)
+	h.New = func(key identity.Key) (transport.Transport, error) {
+		tr, err := mem.New(key, nil)
+		return spoiler{tr, spoil}, err
+	}
+	return h
+}
+
+type spoiler struct {
+	transport.Transport
+	spoil func(c *conn)
+}
+
+func (s spoiler) Dial(ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+	c, err := s.Transport.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	spoilt := &conn{Conn: c}
+	s.spoil(spoilt)
+	return spoilt, nil
+}
+
+// conn is a connection that says something else, or panics.
+type conn struct {
+	transport.Conn
+	info   *transport.Info
+	panics bool
+}
+
+func (c *conn) Info() transport.Info {
+	if c.info != nil {
+		return *c.info
+	}
+	return c.Conn.Info()
+}
+
+func (c *conn) OpenStream(ctx context.Context) (transport.Stream, error) {
+	if c.panics {
+		panic("no stream")
+	}
+	return c.Conn.OpenStream(ctx)
 }
