@@ -85,18 +85,19 @@ func (c *conn) AcceptStream(ctx context.Context) (transport.Stream, error) {
 		return nil, errOneStream
 	}
 	select {
-	case <-c.seen: // OP3: a stream that is there wins
+	case <-c.seen:
+	case <-c.ctx.Done():
+	case <-ctx.Done():
+	}
+	select { // several may have happened, and a stream that is there wins (OP3)
+	case <-c.seen:
 		return c.take()
 	default:
 	}
-	select {
-	case <-c.seen:
-		return c.take()
-	case <-c.ctx.Done():
-		return nil, context.Cause(c.ctx) // EN1, EN2
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := context.Cause(c.ctx); err != nil {
+		return nil, err // EN1, EN2
 	}
+	return nil, ctx.Err()
 }
 
 // take gives the stream out, once. A connection that ended with its stream still has it, and what there is to read; one
