@@ -22,8 +22,8 @@ race: ## run the tests under the race detector, in random order
 cover: ## run the tests and show what they reach
 	@go test -coverpkg=./... -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1
 
-bench: ## run the benchmarks
-	$(call each,go test -run '^$$' -bench . -benchmem ./...)
+bench: ## measure the transports beside their bare engines, as the table in README.md does
+	go test -run '^$$' -bench Transport -benchtime 40x -v ./tcp ./mux ./quic ./transport/mem
 
 size: ## what a program with all three transports is made of
 	@mkdir -p bin && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/all ./examples/all
