@@ -15,7 +15,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -148,17 +147,24 @@ func (t *Transport) connect(ctx context.Context, addr transport.Addr) (*conn, er
 	}
 	raw := tls.Client(tcp, cfg)
 	keep := context.AfterFunc(ctx, func() { tcp.Close() }) // DI2, DI3: whatever it waits for ends with ctx
-	c, err := t.upgrade(ctx, raw)
-	if !keep() || err != nil {
-		tcp.Close() // DI2: nothing is left behind; a conn made meanwhile ends, too
-		return nil, errors.Join(err, ctx.Err())
+	socket, err := upgrade(ctx, raw)
+	if !keep() && err == nil {
+		err = ctx.Err()
+	}
+	var c *conn
+	if err == nil {
+		c, err = t.adopt(socket, raw, true)
+	}
+	if err != nil {
+		tcp.Close() // DI2: nothing is left behind
+		return nil, err
 	}
 	t.running.Go(c.run)
 	return c, nil
 }
 
-// upgrade opens a WebSocket on a TCP connection that is there.
-func (t *Transport) upgrade(ctx context.Context, raw *tls.Conn) (*conn, error) {
+// upgrade does both handshakes on a TCP connection that is there.
+func upgrade(ctx context.Context, raw *tls.Conn) (*ws.Conn, error) {
 	if err := raw.Handshake(); err != nil {
 		return nil, err
 	}
@@ -166,10 +172,7 @@ func (t *Transport) upgrade(ctx context.Context, raw *tls.Conn) (*conn, error) {
 		Transport:     onConn{raw},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}})
-	if err != nil {
-		return nil, err
-	}
-	return t.adopt(socket, raw, true)
+	return socket, err
 }
 
 // onConn sends a request on a connection that is there. An http.Transport would do, but it leaves goroutines that nobody
