@@ -95,6 +95,7 @@ func (c *conn) take() bool {
 // read takes frames from the peer until the connection ends.
 func (c *conn) read() {
 	c.Stopped(c.readFrames())
+	c.stream.forget()
 	c.ended(c)
 	close(c.done)
 }

@@ -24,14 +24,18 @@ type stream struct {
 	writeErr error // what Write fails with
 	credit   int   // how many bytes the peer takes beyond those sent
 
-	sent   bool // our direction has ended: FIN or RESET was queued
-	ended  bool // the peer's has: FIN or RESET came
-	closed bool // Close or Reset was called
+	sent   bool        // our direction has ended: FIN or RESET was queued
+	ended  bool        // the peer's has: FIN or RESET came
+	closed bool        // Close or Reset was called
+	orphan *time.Timer // ends the connection of a stream that we have closed and the peer has not
 
 	window  int // how many bytes we let the peer be ahead of our reader
 	granted int // how many more bytes the peer may send
 	owed    int // bytes read that the peer got no new credit for yet
 }
+
+// orphanTimeout bounds how long a peer may take to end a stream that we have closed, as FIN_WAIT_2 is bounded in TCP.
+const orphanTimeout = time.Minute
 
 func newStream(c *conn, info transport.Info) *stream {
 	s := &stream{conn: c, info: info, credit: initialCredit, window: initialCredit, granted: initialCredit}
@@ -121,6 +125,15 @@ func (s *stream) failWrites(err error) {
 	s.writable.Broadcast()
 }
 
+// forget stops what waits for the peer. The connection's reader calls it at its end.
+func (s *stream) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.orphan != nil {
+		s.orphan.Stop()
+	}
+}
+
 // fail ends the stream because its connection has ended.
 func (s *stream) fail(err error) {
 	s.in.Break(err, err)
@@ -166,6 +179,9 @@ func (s *stream) Close() error {
 	s.in.CloseRead(transport.ErrClosed, transport.ErrClosed)
 	if !s.ended {
 		s.conn.Out.Append(appendCode(nil, frameStop, uint32(transport.CodeClosed)))
+		s.orphan = time.AfterFunc(orphanTimeout, func() {
+			s.conn.CloseWithError(transport.CodeTimeout, "the stream's end was not answered")
+		})
 	}
 	s.writeErr = transport.ErrClosed
 	s.endWrites(transport.ErrClosed, appendHeader(nil, frameFin, 0))

@@ -15,6 +15,9 @@ import (
 // linger bounds how long an ended connection waits for the peer to hear of it.
 const linger = time.Second
 
+// flush bounds how long a connection that ended with its purpose goes on sending what is queued: 64 KiB, more or less.
+const flush = time.Minute
+
 // queueMark is how many bytes of streams may wait for the network: enough to keep it busy, and few enough that a small
 // exchange beside a bulk transfer does not wait long.
 const queueMark = 64 << 10
@@ -85,10 +88,16 @@ func (l *Link) EndWith(err error, code transport.Code, reason string) {
 // Finish ends the connection because what it was for is done. What was queued for the peer is still sent.
 func (l *Link) Finish() {
 	if l.end(&transport.CloseError{Code: transport.CodeNone}, true) {
-		l.Raw.NetConn().SetReadDeadline(time.Now().Add(linger))
-		l.Out.Finish(transport.ErrClosed, l.closeWrite)
+		l.Raw.NetConn().SetDeadline(time.Now().Add(flush))
+		l.Out.Finish(transport.ErrClosed, func() {
+			l.closeWrite()
+			l.Hurry()
+		})
 	}
 }
+
+// Hurry gives what is left to be sent to, or heard from, the peer of an ended connection a second.
+func (l *Link) Hurry() { l.Raw.NetConn().SetDeadline(time.Now().Add(linger)) }
 
 // end makes err the cause of the connection's end, and reports whether it is.
 func (l *Link) end(err error, whole bool) bool {

@@ -46,6 +46,8 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 // Conn is a transport's connection.
 type Conn interface {
 	transport.Conn
+	// Hurry is Link's.
+	Hurry()
 	// Done is closed when the connection has ended and all of its goroutines have.
 	Done() <-chan struct{}
 }
@@ -268,6 +270,7 @@ func (t *Transport) Close() error {
 	}
 	for c := range conns {
 		c.CloseWithError(transport.CodeShutdown, "")
+		c.Hurry() // it may have ended before, and still be sending
 	}
 	for c := range conns {
 		<-c.Done()

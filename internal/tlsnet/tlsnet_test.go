@@ -19,6 +19,7 @@ type rawConn struct {
 	done chan struct{}
 }
 
+func (c *rawConn) Hurry()                {}
 func (c *rawConn) Done() <-chan struct{} { return c.done }
 func (c *rawConn) CloseWithError(transport.Code, string) error {
 	c.raw.NetConn().Close()
