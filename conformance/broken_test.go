@@ -20,7 +20,7 @@ import (
 
 // sound is the harness of a transport that has an ability, for breakages that need it.
 func sound(a broken.Ability) Transport {
-	h := Transport{patience: time.Second * slowdown, Watchdog: 2 * time.Second}
+	h := Transport{patience: 1500 * time.Millisecond * slowdown, Watchdog: 2 * time.Second}
 	switch a {
 	case broken.OverTCP, broken.OneStream:
 		h.New = func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) }
