@@ -24,7 +24,7 @@ func sound(a broken.Ability) Transport {
 	switch a {
 	case broken.OverTCP, broken.OneStream:
 		h.New = func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) }
-		h.Listen.Scheme, h.Network, h.Refuses = tcp.Scheme, "tcp", true
+		h.Listen.Scheme, h.Network, h.Refuses, h.ALPN = tcp.Scheme, "tcp", true, "pheromones-short/1"
 	case broken.OverUDP, broken.Datagrams:
 		h.New = func(key identity.Key) (transport.Transport, error) {
 			return quic.New(key, &quic.Config{IdleTimeout: time.Second})

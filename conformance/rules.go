@@ -12,9 +12,12 @@ func table() []Rule {
 		{"foreign-scheme", "AD4", "Dial and Listen refuse addresses of another scheme.", 0, false, foreignScheme},
 
 		{"both-know", "ID1", "Both sides know each other's ID.", 0, false, bothKnow},
+		{"strangers-dial", "ID1", "A peer that does not prove an ID by TLS 1.3 and the one application protocol is not accepted.", needTCP | needALPN, false, tlsStrangersDial},
+		{"strangers-listen", "ID1", "Dial at a peer that does not prove an ID by TLS 1.3 and the one application protocol fails.", needTCP | needALPN, false, tlsStrangersListen},
 		{"wrong-peer", "ID2", "Dialling with the ID of another peer fails, names the one that answered, and the other side's connection carries nothing.", 0, false, wrongPeer},
 		{"any-peer", "ID3", "Dialling without an ID succeeds, and Info says who answered.", 0, false, anyPeer},
 		{"resumed-peer", "ID4", "Later connections to the same peer prove it as the first did.", 0, false, resumedPeer},
+		{"another-key-resumes", "ID4", "A session that one key began does not prove another.", needTCP | needALPN, false, tlsOtherKeyResumed},
 		{"another-at-same-address", "ID4", "Another peer at an address visited before does not pass for the first.", 0, false, anotherAtSameAddress},
 		{"info", "ID5", "Info says who dialled and has both addresses with their IDs, also when the connection has ended.", 0, false, info},
 		{"traits", "ID6", "Traits never changes, and has the scheme and the ID of the transport's key.", 0, false, traits},

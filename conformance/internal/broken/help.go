@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -158,6 +159,9 @@ func (f *front) serve() {
 		f.all.Go(func() {
 			b := make([]byte, 4<<10)
 			n, err := near.Read(b)
+			if bytes.Contains(b[:n], []byte("\x02h2")) {
+				f.odd.Store(true)
+			}
 			<-f.places
 			if err != nil {
 				near.Close()
@@ -184,6 +188,7 @@ type front struct {
 	mu   sync.Mutex
 	held []net.Conn
 
+	odd    atomic.Bool // somebody has offered h2
 	places chan struct{}
 	once   sync.Once
 	closed chan struct{} // closed by Close

@@ -317,6 +317,27 @@ func hostile() []Breakage {
 			cancel(&transport.CloseError{Code: 1})
 			return ctx
 		}}},
+		{"whoever offers h2 is let in", "strangers-dial", OverTCP, faults{listen: frontListen(1000), addr: frontAddr, closeAll: closeFront,
+			accept: func(l *badListener, ctx context.Context) (transport.Conn, error) {
+				if f, ok := l.Listener.(*front); ok && f.odd.Swap(false) {
+					return impostor{}, nil
+				}
+				return l.Listener.Accept(ctx)
+			}}},
+		{"a certificate that is none does not say where", "strangers-listen", OverTCP, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+			c, err := t.Transport.Dial(ctx, addr)
+			var ve *identity.VerifyError
+			if errors.As(err, &ve) && !errors.Is(err, identity.ErrWrongPeer) {
+				err = ve
+			}
+			return c, err
+		}}},
+		{"a peer that comes back is nobody", "another-key-resumes", OverTCP, faults{info: func(i transport.Info) transport.Info {
+			if !i.Dialer && i.Resumed {
+				i.RemotePeer = identity.ID{1}
+			}
+			return i
+		}}},
 		{"datagrams come in a buffer that is used again", "datagrams-whole", Datagrams, faults{receive: func(c datagramConn, ctx context.Context) ([]byte, error) {
 			b, err := c.d.ReceiveDatagram(ctx)
 			if err != nil {
@@ -346,5 +367,10 @@ func (s *badStream) closeUnless(unread int) error {
 		}
 	}
 }
+
+// impostor is a connection that somebody has whom nobody knows.
+type impostor struct{ transport.Conn }
+
+func (impostor) Info() transport.Info { return transport.Info{RemotePeer: identity.ID{1}} }
 
 func isReset(err error) bool { return strings.Contains(err.Error(), "reset by peer") }
