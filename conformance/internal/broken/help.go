@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -125,60 +124,44 @@ func (t *badTransport) release() {
 	}
 }
 
-// frontListen returns a Listen that puts a TCP listener before the transport's, which waits for what connections have to
-// say, for so many of them at once.
-func frontListen(places int) func(*badTransport, context.Context, transport.Addr) (transport.Listener, error) {
-	return func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-		ln, err := t.Transport.Listen(ctx, addr)
-		if err != nil {
-			return nil, err
-		}
-		raw, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		f := &front{Listener: ln, raw: raw, places: make(chan struct{}, places), closed: make(chan struct{})}
-		t.ln = f
-		f.all.Go(f.serve)
-		return f, nil
+// serialListen puts a TCP listener before the transport's that looks at one connection after the other and waits for
+// what each has to say.
+func serialListen(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
+	ln, err := t.Transport.Listen(ctx, addr)
+	if err != nil {
+		return nil, err
 	}
-}
-
-func (f *front) serve() {
-	for {
-		near, err := f.raw.Accept()
-		if err != nil {
-			return
-		}
-		f.hold(near)
-		select {
-		case f.places <- struct{}{}:
-		case <-f.closed:
-			return
-		}
-		f.all.Go(func() {
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	f := &front{Listener: ln, raw: raw}
+	t.ln = f
+	f.all.Go(func() {
+		for {
+			near, err := raw.Accept()
+			if err != nil {
+				return
+			}
+			f.hold(near)
 			b := make([]byte, 4<<10)
 			n, err := near.Read(b)
-			if bytes.Contains(b[:n], []byte("\x02h2")) {
-				f.odd.Store(true)
-			}
-			<-f.places
 			if err != nil {
 				near.Close()
-				return
+				continue
 			}
-			far, err := net.Dial("tcp", f.Listener.Addr().HostPort)
+			far, err := net.Dial("tcp", ln.Addr().HostPort)
 			if err != nil {
 				near.Close()
-				return
+				continue
 			}
 			f.hold(far)
 			far.Write(b[:n])
 			f.all.Go(func() { io.Copy(near, far); near.Close() })
-			io.Copy(far, near)
-			far.Close()
-		})
-	}
+			f.all.Go(func() { io.Copy(far, near); far.Close() })
+		}
+	})
+	return f, nil
 }
 
 type front struct {
@@ -187,11 +170,6 @@ type front struct {
 	all  sync.WaitGroup
 	mu   sync.Mutex
 	held []net.Conn
-
-	odd    atomic.Bool // somebody has offered h2
-	places chan struct{}
-	once   sync.Once
-	closed chan struct{} // closed by Close
 }
 
 func (f *front) hold(c net.Conn) {
@@ -220,7 +198,6 @@ func closeFront(t *badTransport) error {
 }
 
 func (f *front) Close() error {
-	f.once.Do(func() { close(f.closed) })
 	err := f.Listener.Close()
 	f.raw.Close()
 	f.mu.Lock()
