@@ -20,11 +20,11 @@ import (
 
 // sound is the harness of a transport that has an ability, for breakages that need it.
 func sound(a broken.Ability) Transport {
-	h := Transport{patience: time.Second * slowdown, Watchdog: 2 * time.Second}
+	h := Transport{patience: 1500 * time.Millisecond * slowdown, Watchdog: 2 * time.Second}
 	switch a {
 	case broken.OverTCP, broken.OneStream:
 		h.New = func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) }
-		h.Listen.Scheme, h.Network, h.Refuses = tcp.Scheme, "tcp", true
+		h.Listen.Scheme, h.Network, h.Refuses, h.ALPN = tcp.Scheme, "tcp", true, "pheromones-short/1"
 	case broken.OverUDP, broken.Datagrams:
 		h.New = func(key identity.Key) (transport.Transport, error) {
 			return quic.New(key, &quic.Config{IdleTimeout: time.Second})

@@ -32,6 +32,12 @@ type Transport struct {
 	// unknown or never: whether silence ends a connection is not checked then.
 	IdleTimeout time.Duration
 
+	// ALPN is the application protocol (RFC 7301) of a transport that speaks TLS over TCP, as SPEC.md's section "tls" has it.
+	// Empty means that it does not, or that strangers who speak TLS are not to be tried.
+	ALPN string
+	// Thorough has rules about bad networks try every byte of a connection's life instead of some: minutes, not seconds.
+	Thorough bool
+
 	// Baseline makes a transport that [BenchmarkTransport] measures beside the one of New, such as the bare engine under
 	// it. It listens at Listen, too. Nil means none.
 	Baseline func(key identity.Key) (transport.Transport, error)
@@ -197,6 +203,7 @@ const (
 	needRefuses                    // a closed port answers
 	needHandshake                  // the handshake time-out is known
 	needIdle                       // the idle time-out is known
+	needALPN                       // it speaks TLS over TCP
 	needTesting                    // there is a *testing.T
 )
 
@@ -215,6 +222,7 @@ func (h *Transport) missing(n need, traits transport.Traits, t *testing.T) strin
 		{needRefuses, !h.Refuses, "a closed port does not answer"},
 		{needHandshake, h.HandshakeTimeout <= 0, "the harness does not say what the handshake time-out is"},
 		{needIdle, h.IdleTimeout <= 0, "the harness does not say what the idle time-out is"},
+		{needALPN, h.ALPN == "", "the harness does not say which application protocol it has TLS carry"},
 		{needTesting, t == nil, "it needs package testing: run TestTransport"},
 	} {
 		if n&x.need != 0 && x.absent {

@@ -75,14 +75,14 @@ func listenCancelledBefore(e *env) {
 	e.must(err, "Listen")
 	cancel()
 	ctx, cancel = context.WithCancel(e.ctx)
-	accept := e.start("Accept", func() error { _, err := ln.Accept(e.ctx); return err })
+	accept := e.start("Accept", func() error { _, err := ln.Accept(ctx); return err })
 	c, err := e.node().Dial(ctx, ln.Addr())
 	e.must(err, "Dial, when the context of Listen has ended")
-	cancel()
 	e.must(accept.wait(), "Accept, when the context of Listen has ended")
+	cancel()
 	e.sleep(moment)
 	if c.Context().Err() != nil {
-		e.errorf("the connection, when the context of Dial has ended: want it to live on, got %s", describe(context.Cause(c.Context())))
+		e.errorf("the connection, when the contexts of Dial and Accept have ended: want it to live on, got %s", describe(context.Cause(c.Context())))
 	}
 }
 

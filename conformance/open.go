@@ -409,3 +409,21 @@ func isEnd(err error) bool {
 	var c *transport.CloseError
 	return errors.As(err, &r) || errors.As(err, &c) || errors.Is(err, transport.ErrClosed)
 }
+
+func streamOutlivesContext(e *env) {
+	l := e.link()
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	x, err := l.d.OpenStream(ctx)
+	e.must(err, "OpenStream")
+	e.send(x, []byte{prelude})
+	var y transport.Stream
+	e.must(e.promptly("AcceptStream", func() (err error) {
+		y, err = l.a.AcceptStream(ctx)
+		return err
+	}), "AcceptStream")
+	e.expect(y, []byte{prelude})
+	cancel()
+	e.sleep(moment)
+	e.promptly("an exchange after the end of the contexts of OpenStream and AcceptStream", func() error { e.exchange(x, y); return nil })
+}

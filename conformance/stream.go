@@ -127,6 +127,24 @@ func closeWriteWakes(e *env) {
 	})
 }
 
+func closeWriteBlocked(e *env) {
+	e.eachPipe(func(p *pipe) {
+		f := e.flood(p.x, 61)
+		f.stall()
+		e.must(e.promptly("CloseWrite under a Write that waits", p.x.CloseWrite), "CloseWrite")
+		var got int64
+		e.must(e.promptly("reading after the peer's CloseWrite", func() (err error) {
+			got, err = drain(p.y, 61, 3*maxUnderWay)
+			return err
+		}), "reading after the peer's CloseWrite")
+		f.wait()
+		if sent := f.n.Load(); f.err == errNotBlocked || got != sent {
+			e.errorf("CloseWrite under a Write that waits: want Write to end and the %d bytes that it took to arrive, got %s and %d bytes", sent,
+				describe(f.err), got)
+		}
+	})
+}
+
 func writeAfterCloseWrite(e *env) {
 	e.eachPipe(func(p *pipe) {
 		e.must(e.promptly("CloseWrite", p.x.CloseWrite), "CloseWrite")

@@ -13,6 +13,6 @@ func TestConformance(t *testing.T) {
 	conformance.TestTransport(t, conformance.Transport{
 		New:     func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) },
 		Listen:  transport.Addr{Scheme: tcp.Scheme, HostPort: "127.0.0.1:0"},
-		Network: "tcp", Refuses: true,
+		Network: "tcp", Refuses: true, ALPN: "pheromones-short/1",
 	})
 }

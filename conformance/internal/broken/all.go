@@ -16,8 +16,11 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// All returns the breakages, in the order of the rules that must catch them.
-func All() []Breakage {
+// All returns the breakages.
+func All() []Breakage { return append(plain(), hostile()...) }
+
+// plain are faults of every kind, in the order of the rules that must catch them.
+func plain() []Breakage {
 	return []Breakage{
 		{"an address is not in its one form", "address-round-trip", Any, faults{info: func(i transport.Info) transport.Info {
 			i.LocalAddr.HostPort = "LOCALHOST:1"
@@ -177,7 +180,7 @@ func All() []Breakage {
 			}
 			return ln, err
 		}}},
-		{"strangers are served one after the other", "strangers", OverTCP, faults{listen: serialListen, addr: frontAddr, closeAll: closeFront}},
+		{"strangers are served one after the other", "strangers", OverTCP, faults{listen: frontListen(1), addr: frontAddr, closeAll: closeFront}},
 		{"silent peers are kept", "strangers-shed", OverTCP, faults{}}, // the harness of this one is told of a shorter time-out
 		{"a closed transport says something else", "transport-close", Any, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
 			c, err := t.Transport.Dial(ctx, addr)

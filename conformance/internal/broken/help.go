@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -124,44 +125,60 @@ func (t *badTransport) release() {
 	}
 }
 
-// serialListen puts a TCP listener before the transport's that looks at one connection after the other and waits for
-// what each has to say.
-func serialListen(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
-	ln, err := t.Transport.Listen(ctx, addr)
-	if err != nil {
-		return nil, err
+// frontListen returns a Listen that puts a TCP listener before the transport's, which waits for what connections have to
+// say, for so many of them at once.
+func frontListen(places int) func(*badTransport, context.Context, transport.Addr) (transport.Listener, error) {
+	return func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Listener, error) {
+		ln, err := t.Transport.Listen(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		f := &front{Listener: ln, raw: raw, places: make(chan struct{}, places), closed: make(chan struct{})}
+		t.ln = f
+		f.all.Go(f.serve)
+		return f, nil
 	}
-	raw, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	f := &front{Listener: ln, raw: raw}
-	t.ln = f
-	f.all.Go(func() {
-		for {
-			near, err := raw.Accept()
-			if err != nil {
-				return
-			}
-			f.hold(near)
+}
+
+func (f *front) serve() {
+	for {
+		near, err := f.raw.Accept()
+		if err != nil {
+			return
+		}
+		f.hold(near)
+		select {
+		case f.places <- struct{}{}:
+		case <-f.closed:
+			return
+		}
+		f.all.Go(func() {
 			b := make([]byte, 4<<10)
 			n, err := near.Read(b)
-			if err != nil {
-				near.Close()
-				continue
+			if bytes.Contains(b[:n], []byte("\x02h2")) {
+				f.odd.Store(true)
 			}
-			far, err := net.Dial("tcp", ln.Addr().HostPort)
+			<-f.places
 			if err != nil {
 				near.Close()
-				continue
+				return
+			}
+			far, err := net.Dial("tcp", f.Listener.Addr().HostPort)
+			if err != nil {
+				near.Close()
+				return
 			}
 			f.hold(far)
 			far.Write(b[:n])
 			f.all.Go(func() { io.Copy(near, far); near.Close() })
-			f.all.Go(func() { io.Copy(far, near); far.Close() })
-		}
-	})
-	return f, nil
+			io.Copy(far, near)
+			far.Close()
+		})
+	}
 }
 
 type front struct {
@@ -170,6 +187,11 @@ type front struct {
 	all  sync.WaitGroup
 	mu   sync.Mutex
 	held []net.Conn
+
+	odd    atomic.Bool // somebody has offered h2
+	places chan struct{}
+	once   sync.Once
+	closed chan struct{} // closed by Close
 }
 
 func (f *front) hold(c net.Conn) {
@@ -198,6 +220,7 @@ func closeFront(t *badTransport) error {
 }
 
 func (f *front) Close() error {
+	f.once.Do(func() { close(f.closed) })
 	err := f.Listener.Close()
 	f.raw.Close()
 	f.mu.Lock()

@@ -52,6 +52,8 @@ type badTransport struct {
 	conns []*badConn
 	ln    transport.Listener
 	idle  chan struct{} // closed by release
+	stack []transport.Conn
+	ended atomic.Bool
 }
 
 func (t *badTransport) conn(c transport.Conn, err error) (transport.Conn, error) {
@@ -136,6 +138,8 @@ type badConn struct {
 	n, m  atomic.Int64
 	mu    sync.Mutex // for faults that hold up one stream for another
 	ended atomic.Bool
+	stack []transport.Stream
+	buf   []byte
 }
 
 func (c *badConn) stream(s transport.Stream, err error) (transport.Stream, error) {
@@ -210,6 +214,7 @@ type badStream struct {
 	mark    atomic.Bool  // for faults that remember something
 	mu      sync.Mutex
 	held    []byte
+	reads   atomic.Int64
 }
 
 func (s *badStream) Read(b []byte) (n int, err error) {
