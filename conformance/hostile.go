@@ -415,8 +415,9 @@ func acceptStreamFair(e *env) {
 func dataBeforeClose(e *env) {
 	e.eachPipe(func(p *pipe) {
 		const n = 40 << 10
+		var seen atomic.Int64
 		read := e.start("Read", func() error {
-			got, err := drain(p.y, 60, n+1)
+			got, err := drain(io.TeeReader(p.y, counter{&seen}), 60, n+1)
 			if err == nil {
 				e.errorf("reading what was written just before CloseWithError: want all %d bytes or an error, and no io.EOF; got io.EOF after %d", n, got)
 			} else if errors.Is(err, errChanged) {
@@ -424,11 +425,21 @@ func dataBeforeClose(e *env) {
 			}
 			return nil
 		})
+		// The reader is in the middle of it when the close comes.
 		_, err := pour(p.x, 60, n, 0)
 		e.must(err, "Write")
+		e.eventually("reading a part of what was written", func() bool { return seen.Load() > n/4 })
 		e.must(e.promptly("CloseWithError", func() error { return p.xc.CloseWithError(transport.CodeNone, "") }), "CloseWithError")
 		read.wait()
 	})
+}
+
+// counter counts the bytes that are written to it.
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(b []byte) (int, error) {
+	c.n.Add(int64(len(b)))
+	return len(b), nil
 }
 
 // closeInHandshake closes transports while connections between them are being made.

@@ -296,11 +296,11 @@ func hostile() []Breakage {
 			}
 			return t.Transport.Dial(only, addr)
 		}}},
-		{"a first byte that comes alone waits for more", "visible-at-write", Any, faults{write: func(s *badStream, b []byte) (int, error) {
-			if s.out.Load() == 0 && len(b) == 1 {
-				return 1, nil
+		{"a side opens forty streams and no more", "open-both-sides", Any, faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
+			if c.n.Load() > 40 {
+				return nil, errPlain
 			}
-			return s.Stream.Write(b)
+			return c.Conn.OpenStream(ctx)
 		}}},
 		{"Close with a few bytes unread is a reset", "close-both", Any, faults{closeBoth: func(s *badStream) error { return s.closeUnless(0) }}},
 		{"Close with many bytes unread is a reset", "close-with-unread", Any, faults{closeBoth: func(s *badStream) error { return s.closeUnless(10 << 10) }}},
