@@ -44,6 +44,7 @@ const arrows = `
 
 	# What is said, to whom, and how to get there, whatever the transport.
 	transport, internal/wire < protocol < protocol/greeting < router < nat < pheromones
+	transport, internal/wire < router/store < router
 	nothing < internal/natlab
 
 	# Those who put it together, or to the test.
@@ -55,7 +56,7 @@ const arrows = `
 	github.com/hashicorp/yamux < mux
 	github.com/quic-go/quic-go, golang.org/x/net, golang.org/x/sys < quic
 	golang.org/x/net < conformance
-	go.etcd.io/bbolt < router
+	go.etcd.io/bbolt < router/store
 	github.com/pion/stun/v3, golang.org/x/net, golang.org/x/sys < nat
 	github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/prometheus/client_golang, golang.org/x/term < cmd/...
 `
@@ -69,6 +70,7 @@ const apart = `
 	transport | tcp mux quic protocol router nat pheromones
 	protocol | tcp mux quic router nat pheromones
 	router | tcp mux quic nat pheromones
+	router/store | tcp mux quic protocol router nat pheromones
 	pheromones | tcp mux quic
 	conformance | tcp mux quic
 `
