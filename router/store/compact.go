@@ -80,8 +80,8 @@ func (s *Store) replace(mode os.FileMode) error {
 		return errors.Join(err, db.Close())
 	}
 	old := s.db
-	s.db, s.file, s.renamed = db, file, true
-	s.guard(old.Close)
+	s.db, s.file, s.renamed, s.uneven, s.doubtful = db, file, true, false, false
+	guard(old.Close)
 	if err := syncDir(s.path); err != nil {
 		return err // the next batch tries again
 	}

@@ -6,15 +6,19 @@ import (
 	"errors"
 	"hash/fnv"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/Blockchain-CN/pheromones/identity"
 )
 
 // tableImage returns the bytes of a table with the given records, after some changes that left free pages.
@@ -86,6 +90,8 @@ func TestRefusals(t *testing.T) {
 	oneHead := head{}
 	n, _ := sum(record.ID[:], value)
 	oneHead.add(n)
+	record.Seq++
+	stale := record.append(nil)
 	for _, test := range []struct {
 		name  string
 		image []byte
@@ -117,6 +123,7 @@ func TestRefusals(t *testing.T) {
 		{"newer record", boltImage(t, pageSize, bucketOf(headKey, string(oneHead.append(nil)), key, sealed(key, "\x02whatever"))), ErrNewer},
 		{"version 0", boltImage(t, pageSize, bucketOf(headKey, sealed(headKey, "\x00\x00whatever"))), ErrDamaged},
 		{"a record too few", boltImage(t, pageSize, bucketOf(headKey, string(oneHead.append(nil)))), ErrDamaged},
+		{"another state of a record", boltImage(t, pageSize, bucketOf(headKey, string(oneHead.append(nil)), key, string(stale))), ErrDamaged},
 		{"a record too many", boltImage(t, pageSize, bucketOf(headKey, string(head{}.append(nil)), key, string(value))), ErrDamaged},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -200,6 +207,94 @@ func TestNotAFile(t *testing.T) {
 	wantRecords(t, newStore(t, real, byHand), testRecords(2, 1)[1:])
 	if info, err := os.Lstat(link); err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		t.Errorf("the link has become %v, %v", info, err)
+	}
+}
+
+// TestTornWrites: a power failure leaves any part of what was written since the last sync. bbolt writes pages, syncs, writes a meta page,
+// syncs; whatever part of the pages has arrived, the table is as before, and when the other meta page is lost, too.
+func TestTornWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "routes.db")
+	s := newStore(t, path, byHand)
+	put(t, s, testRecords(60, 3)...)
+	do(t, s.Sync)
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	random := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	read := func() (image []byte, h head) {
+		t.Helper()
+		image, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := verify(bytes.NewReader(image), int64(len(image)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return image, found.head
+	}
+	check := func(image []byte, want ...head) {
+		t.Helper()
+		found, err := verify(bytes.NewReader(image), int64(len(image)))
+		if err != nil || !slices.ContainsFunc(want, func(h head) bool { return h.count == found.head.count && h.sum == found.head.sum }) {
+			t.Fatalf("%+v, %v, want %+v", found, err, want)
+		}
+	}
+	old, before := read()
+	for range 40 {
+		batch := make(map[identity.ID][]byte)
+		for range 1 + random.IntN(30) {
+			r := testRecord(random.IntN(100), random.IntN(10))
+			r.Seq = random.Uint64()
+			if batch[r.ID] = r.append(nil); random.IntN(3) == 0 {
+				batch[r.ID] = nil
+			}
+		}
+		for _, commit := range []func() error{
+			func() error { return s.commit(func(tx *bbolt.Tx) error { return apply(tx, batch) }) },
+			s.level,
+		} {
+			do(t, commit)
+			image, now := read()
+			for range 5 {
+				torn := bytes.Clone(old)
+				torn = append(torn, make([]byte, len(image)-len(old))...)
+				for at := 2 * pageSize; at < len(image); at += pageSize {
+					if random.IntN(2) == 0 {
+						copy(torn[at:at+pageSize], image[at:])
+					}
+				}
+				check(torn, before)
+			}
+			for at := range 2 {
+				torn := bytes.Clone(image)
+				clear(torn[at*pageSize+random.IntN(60):][:20])
+				if check(torn, before, now); !s.uneven {
+					check(torn, now)
+				}
+			}
+			old, before = image, now
+		}
+	}
+}
+
+// TestUnchanged: another process that has come between the two locks does not go unnoticed.
+func TestUnchanged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "routes.db")
+	s := newStore(t, path, byHand)
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	txid := uint64(s.txid())
+	if !unchanged(path, s.file, s.db, txid) {
+		t.Error("it has changed, though nothing happened")
+	}
+	do(t, s.level)
+	if unchanged(path, s.file, s.db, txid) {
+		t.Error("a transaction went unnoticed")
+	}
+	do(t, func() error { return os.Rename(path, path+".old") })
+	do(t, func() error { return create(path) })
+	if unchanged(path, s.file, s.db, uint64(s.txid())) {
+		t.Error("another file went unnoticed")
 	}
 }
 

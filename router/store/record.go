@@ -191,8 +191,8 @@ func (r *Record) append(b []byte) []byte {
 	return append(b[:start], seal(r.ID[:], b[start:])...)
 }
 
-// parse reads what append wrote, and nothing else. The record shares no memory with key and value. It fails with ErrNewer or
-// ErrDamaged.
+// parse reads what append wrote, and nothing else. The record shares no memory with key and value. Addresses that package transport does
+// not take any more are left out: they were good once, and are no reason to refuse a table. It fails with ErrNewer or ErrDamaged.
 func parse(key, value []byte) (Record, error) {
 	var r Record
 	if len(key) != len(r.ID) {
@@ -230,10 +230,14 @@ func (r *Record) parse(value []byte) error {
 	if n > MaxAddrs {
 		in.Fail("addresses", "%d, more than %d", n, MaxAddrs)
 	}
-	if n > 0 && in.Err() == nil {
-		r.Addrs = make([]Address, n)
-		for i := range r.Addrs {
-			r.Addrs[i].parse(in, r.ID)
+	for range n {
+		var a Address
+		known := a.parse(in, r.ID)
+		if in.Err() != nil {
+			break
+		}
+		if known {
+			r.Addrs = append(r.Addrs, a)
 		}
 	}
 	if in.Err() == nil && len(in.Rest()) > 0 {
@@ -248,22 +252,15 @@ func (r *Record) parse(value []byte) error {
 	return nil
 }
 
-func (a *Address) parse(in *wire.Reader, id identity.ID) {
+// parse reports whether the address is one that package transport takes.
+func (a *Address) parse(in *wire.Reader, id identity.ID) (known bool) {
 	how := in.Uint8("how")
 	text := in.Text("address", int(in.Uint16("address")))
 	a.Learned = time.UnixMicro(int64(in.Uint64("learned"))).UTC()
 	a.Worked = time.UnixMicro(int64(in.Uint64("worked"))).UTC()
 	a.Failures = in.Uint32("failures")
 	if in.Err() != nil {
-		return
-	}
-	var err error
-	if a.Addr, err = parseText(text); err != nil {
-		in.Fail("address", "%w", err)
-		return
-	}
-	if how&withPeer != 0 {
-		a.Addr.Peer = id
+		return false
 	}
 	if a.How = How(how &^ withPeer); a.How > Added {
 		in.Fail("how", "%d is unknown", a.How)
@@ -273,4 +270,12 @@ func (a *Address) parse(in *wire.Reader, id identity.ID) {
 			in.Fail("time", "%w", errTime)
 		}
 	}
+	var err error
+	if a.Addr, err = parseText(text); err != nil {
+		return false
+	}
+	if how&withPeer != 0 {
+		a.Addr.Peer = id
+	}
+	return true
 }

@@ -112,7 +112,7 @@ type Store struct {
 	compactAt   int64    // bytes below which the file is left as it is
 	uneven      bool     // the two meta pages are not of the same tree yet
 	renamed     bool     // the folder has a new name for the file that is not yet on disk
-	failed      bool     // the last transaction was not committed
+	doubtful    bool     // the file may not be on disk as it can be read
 	broken      error    // bbolt has panicked: it is not touched any more
 	compactNext time.Time
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -110,31 +111,44 @@ func TestStore(t *testing.T) {
 	do(t, func() error { return s.Delete(records[9].ID) })
 	do(t, s.Sync)
 	wantRecords(t, s, want)
+	// What is there already costs nothing.
+	s.disk.Lock()
+	before := s.txid()
+	s.disk.Unlock()
+	put(t, s, records[0])
+	do(t, s.Sync)
+	s.disk.Lock()
+	if now := s.txid(); now != before {
+		t.Errorf("%d transactions for nothing", now-before)
+	}
+	s.disk.Unlock()
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+// wantEven fails unless both meta pages of a file are of one tree.
+func wantEven(t *testing.T, path string) {
+	t.Helper()
+	image, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := verify(bytes.NewReader(image), int64(len(image)))
+	if err != nil || !found.even {
+		t.Errorf("%+v, %v", found, err)
 	}
 }
 
 // TestLevel: after each batch, and after Open, both meta pages are of one tree.
 func TestLevel(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "routes.db")
-	even := func(when string) {
-		t.Helper()
-		image, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		found, err := verify(bytes.NewReader(image), int64(len(image)))
-		if err != nil || !found.even {
-			t.Errorf("%s: %+v, %v", when, found, err)
-		}
-	}
 	s := newStore(t, path, byHand)
-	even("made")
+	wantEven(t, path)
 	for n := range 5 {
 		put(t, s, testRecord(n, 2))
 		do(t, s.Sync)
-		even("written")
+		wantEven(t, path)
 	}
 	// What a crash leaves between the two transactions.
 	do(t, func() error {
@@ -143,7 +157,7 @@ func TestLevel(t *testing.T) {
 	s.uneven = false
 	do(t, s.Close)
 	s = newStore(t, path, byHand)
-	even("opened")
+	wantEven(t, path)
 	wantRecords(t, s, testRecords(5, 2)[1:])
 }
 
@@ -257,6 +271,7 @@ func TestCompact(t *testing.T) {
 		t.Errorf("it has %d bytes, after %d", small, large)
 	}
 	t.Logf("%d bytes, then %d", large, size())
+	wantEven(t, path)
 	if _, err := Open(path, &Config{Timeout: -1}); !errors.Is(err, ErrLocked) {
 		t.Errorf("it is not locked any more: %v", err)
 	}
@@ -271,6 +286,32 @@ func TestCompact(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
+}
+
+// TestRescue: when a sync has failed, nothing is confirmed before all is in a new file.
+func TestRescue(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "routes.db")
+	s := newStore(t, path, byHand)
+	put(t, s, testRecords(10, 3)...)
+	do(t, s.Sync)
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.disk.Lock()
+	s.doubtful = true
+	s.disk.Unlock()
+	do(t, s.Sync)
+	if after, err := os.Stat(path); err != nil || runtime.GOOS != "windows" && os.SameFile(before, after) {
+		t.Errorf("it is the same file, %v", err)
+	}
+	s.disk.Lock()
+	if s.doubtful || s.uneven || s.renamed || s.db.NoSync {
+		t.Errorf("doubtful %v, uneven %v, renamed %v, not synced %v", s.doubtful, s.uneven, s.renamed, s.db.NoSync)
+	}
+	s.disk.Unlock()
+	wantEven(t, path)
+	wantRecords(t, s, testRecords(10, 3))
 }
 
 // TestDamagedWhileOpen: somebody cuts or overwrites the file under us. That is an error, not a crash.
@@ -335,28 +376,35 @@ func TestRetry(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "routes.db")
 	log := &lines{seen: make(chan struct{}, 1)}
 	s := newStore(t, path, Config{Delay: -1, Logger: slog.New(slog.NewTextHandler(log, nil))})
-	s.disk.Lock()
-	good := s.db
-	bad, _, err := openBolt(path+".2", true, time.Second)
-	if err == nil {
-		t.Fatal("opened what is not there")
-	}
-	do(t, func() error { return create(path + ".2") })
-	if bad, _, err = openBolt(path+".2", true, time.Second); err != nil {
+	bad, err := bbolt.Open(path+".2", 0o600, nil) // has no bucket
+	if err != nil {
 		t.Fatal(err)
 	}
-	s.db = bad // read-only: every transaction fails
+	s.disk.Lock()
+	good := s.db
+	s.db = bad
 	s.disk.Unlock()
 	put(t, s, testRecords(10, 1)...)
 	<-log.seen
 	if text := log.String(); !strings.Contains(text, path) {
 		t.Errorf("logged %q", text)
 	}
-	if err := s.Sync(); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("Sync: %v", err)
+	// One change while the others are being written.
+	tx, err := bad.Begin(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synced := make(chan error, 1)
+	go func() { synced <- s.Sync() }()
+	for s.left() > 0 {
+		runtime.Gosched()
 	}
 	newer := testRecord(3, 5)
 	put(t, s, newer)
+	do(t, tx.Rollback)
+	if err := <-synced; err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("Sync: %v", err)
+	}
 	s.disk.Lock()
 	s.db = good
 	s.disk.Unlock()

@@ -10,6 +10,7 @@ import (
 // content is what verify found.
 type content struct {
 	ids  map[identity.ID]struct{}
+	head head
 	txid uint64 // of the newest transaction
 	even bool   // both meta pages are good, and of the same tree
 }
@@ -67,5 +68,6 @@ func verify(file io.ReaderAt, size int64) (*content, error) {
 	case uint64(size) < want.size:
 		return nil, fmt.Errorf("%w: %d bytes of %d", ErrCutShort, size, want.size)
 	}
+	found.head = *want
 	return found, nil
 }

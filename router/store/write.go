@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -65,10 +66,11 @@ func (s *Store) flush() error {
 
 // write writes changes, in transactions of bounded size, and takes those out of all that are on disk. disk is held.
 func (s *Store) write(all map[identity.ID][]byte) error {
-	if s.failed {
-		// What was written of the transaction that failed may be all of it. It must be on disk before the next one, which may write
-		// where the last good one has its pages.
-		if err := s.guard(s.db.Sync); err != nil {
+	if s.broken != nil {
+		return s.broken
+	}
+	if s.doubtful {
+		if err := s.rescue(); err != nil {
 			return err
 		}
 	}
@@ -100,14 +102,42 @@ func (s *Store) write(all map[identity.ID][]byte) error {
 
 // commit runs a transaction, which may say errNothing, with disk held.
 func (s *Store) commit(f func(*bbolt.Tx) error) error {
-	uneven := s.uneven
-	s.uneven, s.failed = true, true
+	before := s.txid()
 	err := s.guard(func() error { return s.db.Update(f) })
 	if errors.Is(err, errNothing) {
-		s.uneven, err = uneven, nil
+		return nil
 	}
-	s.failed = err != nil
+	s.uneven = true
+	if err != nil && s.txid() != before {
+		s.doubtful = true // the transaction can be read; it was the syncing that failed
+	}
 	return err
+}
+
+// txid returns the number of the newest transaction, with disk held.
+func (s *Store) txid() (id int) {
+	s.guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			id = tx.ID()
+			return nil
+		})
+	})
+	return id
+}
+
+// rescue is for when syncing has failed. Then the system may have forgotten that pages are yet to be written, and the next sync says all is
+// well. So all is written to a new file.
+func (s *Store) rescue() error {
+	if runtime.GOOS == "windows" { // which does not rename open files
+		err := s.guard(s.db.Sync)
+		s.doubtful = err != nil
+		return err
+	}
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	return s.replace(info.Mode().Perm())
 }
 
 var errNothing = errors.New("nothing has changed")
