@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,14 +23,19 @@ import (
 var rounds = flag.Int("rounds", 0, "how often TestKill kills; 0: 300 times, with -short or the race detector 30 times")
 
 func killRounds() int {
-	if *rounds > 0 {
+	switch {
+	case *rounds > 0:
 		return *rounds
-	}
-	info, ok := debug.ReadBuildInfo()
-	if testing.Short() || ok && strings.Contains(fmt.Sprint(info.Settings), "{-race true}") {
+	case brief():
 		return 30
 	}
 	return 300
+}
+
+// brief reports whether tests are to do less: with -short, and under the race detector.
+func brief() bool {
+	info, ok := debug.ReadBuildInfo()
+	return testing.Short() || ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 const killPeers = 64
@@ -148,9 +154,9 @@ func readTable(t *testing.T, path string) table {
 	return got
 }
 
-// kill runs a writing child from change number from, kills it after a time, and returns the numbers it printed with the times at which
-// they came, and the time of its death.
-func kill(t *testing.T, role, path string, from int, after time.Duration) (numbers []int, times []time.Time, end time.Time) {
+// kill runs a writing child from change number from, and kills it after a time, which begins with its first line if that is to be awaited.
+// It returns the numbers that the child printed, when they came, and when it was killed.
+func kill(t *testing.T, role, path string, from int, await bool, after time.Duration) (numbers []int, times []time.Time, end time.Time) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], strconv.Itoa(from), path)
 	cmd.Env = append(os.Environ(), childEnv+"="+role)
@@ -159,27 +165,33 @@ func kill(t *testing.T, role, path string, from int, after time.Duration) (numbe
 		t.Fatal(err)
 	}
 	do(t, cmd.Start)
-	died := make(chan time.Time, 1)
-	timer := time.AfterFunc(after, func() { died <- time.Now(); cmd.Process.Kill() })
-	defer timer.Stop()
+	defer cmd.Wait()
+	killed := make(chan time.Time, 1)
+	shoot := func() { killed <- time.Now(); cmd.Process.Kill() }
+	var timer *time.Timer
+	if !await {
+		timer = time.AfterFunc(after, shoot)
+	}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		n, err := strconv.Atoi(lines.Text())
 		if err != nil {
 			t.Errorf("the child says %q", lines.Text())
 			continue
 		}
-		numbers, times = append(numbers, n), append(times, time.Now())
+		if numbers, times = append(numbers, n), append(times, time.Now()); timer == nil {
+			timer = time.AfterFunc(after, shoot)
+		}
 	}
-	cmd.Wait()
-	if timer.Stop() {
+	if timer == nil || timer.Stop() {
 		t.Fatal("the child ended by itself")
 	}
-	return numbers, times, <-died
+	return numbers, times, <-killed
 }
 
 // TestKill kills a process that writes, at any moment. The table opens each time, and holds all changes in their order up to one that is
 // no older than the last confirmed.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "routes.db")
 	random := rand.New(rand.NewPCG(rand.Uint64(), 0))
@@ -190,7 +202,8 @@ func TestKill(t *testing.T) {
 			do(t, func() error { return os.Remove(path) })
 			state = make(table)
 		}
-		numbers, _, _ := kill(t, "write", path, at+1, time.Duration(random.IntN(40))*time.Millisecond)
+		// Every other round begins when the child is at work: it may be slow to start.
+		numbers, _, _ := kill(t, "write", path, at+1, round%2 == 0, time.Duration(random.IntN(30))*time.Millisecond)
 		confirmed += len(numbers)
 		least := at
 		if len(numbers) > 0 {
@@ -208,26 +221,24 @@ func TestKill(t *testing.T) {
 		}
 	}
 	t.Logf("%d rounds, %d confirmations, %d changes in %v", n, confirmed, at, time.Since(began))
-	if confirmed == 0 {
-		t.Error("no child ever confirmed anything")
+	if confirmed < n/2 {
+		t.Error("too little was confirmed")
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("files: %v, %v", entries, err)
 	}
 }
 
-// TestKillLate: without Sync, what is older than a second is on disk.
+// TestKillLate: without Sync, what is older than a second is on disk; two seconds here, since the machine may have other things to do.
 func TestKillLate(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "routes.db")
-	numbers, times, end := kill(t, "write-late", path, 1, 2*time.Second)
+	numbers, times, end := kill(t, "write-late", path, 1, true, 2500*time.Millisecond)
 	least := 0
 	for i, n := range numbers {
-		if end.Sub(times[i]) > time.Second {
+		if end.Sub(times[i]) > 2*time.Second {
 			least = n
 		}
-	}
-	if least == 0 {
-		t.Skip("the child was too slow to say anything")
 	}
 	got, state, at := readTable(t, path), make(table), 0
 	for at < least {
@@ -236,10 +247,10 @@ func TestKillLate(t *testing.T) {
 	}
 	for limit := at + 10000; !state.equal(got); state.apply(at) {
 		if at++; at > limit {
-			t.Fatalf("%d was told more than a second ago, but the table holds %v", least, got)
+			t.Fatalf("%d was told more than two seconds ago, but the table holds %v", least, got)
 		}
 	}
-	t.Logf("%d was older than a second, %d the last, %d was on disk", least, numbers[len(numbers)-1], at)
+	t.Logf("%d was older than two seconds, %d the last, %d was on disk", least, numbers[len(numbers)-1], at)
 }
 
 // childHold opens the table, says so, and waits for the end of its input.
