@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -38,20 +39,28 @@ func (s *Store) compact() {
 	if err != nil || live >= info.Size()/4 {
 		return
 	}
-	if err := s.replace(info.Mode().Perm()); err != nil {
+	if err := s.replace(); err != nil {
 		s.compactNext = time.Now().Add(compactPause)
 		s.cfg.logger().Warn("the table of routes could not be made smaller", "path", s.path, "err", err)
 	}
 }
 
-// replace copies the table to a new file and gives it the name of the old one.
-func (s *Store) replace(mode os.FileMode) error {
+// replace copies the table to a new file and gives it the name, mode and owner of the old one. disk is held.
+func (s *Store) replace() error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := os.Stat(s.path); err != nil || !os.SameFile(info, there) {
+		return fmt.Errorf("%s is not the file any more that was opened: somebody has moved it", s.path)
+	}
 	temp, err := os.CreateTemp(filepath.Dir(s.path), "."+filepath.Base(s.path)+".*.new")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(temp.Name()) // if it still has this name
-	if err := errors.Join(temp.Chmod(mode), temp.Close()); err != nil {
+	keepOwner(temp, info)
+	if err := errors.Join(temp.Chmod(info.Mode().Perm()), temp.Close()); err != nil {
 		return err
 	}
 	db, file, err := openBolt(temp.Name(), false, time.Minute)
@@ -68,7 +77,6 @@ func (s *Store) replace(mode os.FileMode) error {
 	}
 	if err = errors.Join(err, db.Sync()); err == nil {
 		db.NoSync = false
-		var info os.FileInfo
 		if info, err = file.Stat(); err == nil {
 			_, err = verify(file, info.Size())
 		}

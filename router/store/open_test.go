@@ -202,7 +202,7 @@ func TestNotAFile(t *testing.T) {
 	s := newStore(t, link, byHand)
 	put(t, s, testRecord(1, 1))
 	do(t, s.Sync)
-	do(t, func() error { s.disk.Lock(); defer s.disk.Unlock(); return s.replace(0o600) })
+	do(t, func() error { s.disk.Lock(); defer s.disk.Unlock(); return s.replace() })
 	do(t, s.Close)
 	wantRecords(t, newStore(t, real, byHand), testRecords(2, 1)[1:])
 	if info, err := os.Lstat(link); err != nil || info.Mode()&fs.ModeSymlink == 0 {
@@ -419,7 +419,7 @@ func TestRace(t *testing.T) {
 			if i%2 == 0 { // a new file in place of the one that the others wait for
 				err := s.Sync()
 				s.disk.Lock()
-				err = errors.Join(err, s.replace(0o600))
+				err = errors.Join(err, s.replace())
 				s.disk.Unlock()
 				if err != nil {
 					t.Error(err)

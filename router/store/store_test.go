@@ -204,7 +204,7 @@ func TestConcurrent(t *testing.T) {
 	for w := range workers {
 		wg.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(w)))
-			for range 300 {
+			for range 150 {
 				n := w*each + random.IntN(each)
 				switch random.IntN(10) {
 				case 0:
@@ -311,6 +311,20 @@ func TestRescue(t *testing.T) {
 	}
 	s.disk.Unlock()
 	wantEven(t, path)
+	wantRecords(t, s, testRecords(10, 3))
+
+	// Somebody has moved the table and made another.
+	do(t, func() error { return os.Rename(path, path+".moved") })
+	other := newStore(t, path, byHand)
+	put(t, other, testRecord(1, 1))
+	do(t, other.Sync)
+	s.disk.Lock()
+	if err := s.replace(); err == nil {
+		t.Error("it was written over another table")
+	}
+	s.disk.Unlock()
+	do(t, other.Close)
+	wantRecords(t, newStore(t, path, byHand), testRecords(2, 1)[1:])
 	wantRecords(t, s, testRecords(10, 3))
 }
 

@@ -133,11 +133,7 @@ func (s *Store) rescue() error {
 		s.doubtful = err != nil
 		return err
 	}
-	info, err := s.file.Stat()
-	if err != nil {
-		return err
-	}
-	return s.replace(info.Mode().Perm())
+	return s.replace()
 }
 
 var errNothing = errors.New("nothing has changed")
