@@ -49,7 +49,7 @@ const arrows = `
 
 	# Those who put it together, or to the test.
 	pheromones, internal/leak < conformance
-	transport < conformance/internal/broken
+	pheromones < conformance/internal/broken
 	pheromones, conformance, tcp, mux, quic, transport/mem, nat < cmd/..., examples/...
 
 	# Others' modules.

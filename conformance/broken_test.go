@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones"
 	"github.com/Blockchain-CN/pheromones/conformance/internal/broken"
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/quic"
@@ -41,6 +42,7 @@ func sound(a broken.Ability) Transport {
 // breakBy is the harness of transports with a breakage, and what ends what they leave behind.
 func breakBy(b *broken.Breakage) (Transport, func()) {
 	h, breaker := sound(b.Needs), b.Breaker()
+	h.patience = 600 * time.Millisecond * slowdown // many wait in vain
 	whole := h.New
 	h.New = func(key identity.Key) (transport.Transport, error) {
 		t, err := whole(key)
@@ -49,16 +51,23 @@ func breakBy(b *broken.Breakage) (Transport, func()) {
 		}
 		return breaker.Break(t), nil
 	}
+	h.node = func(cfg pheromones.Config) (participant, error) { return breaker.Node(cfg) }
 	if b.Rule == "strangers-shed" {
 		h.HandshakeTimeout = 100 * time.Millisecond // shorter than it is: every transport breaks that
 	}
 	return h, breaker.Close
 }
 
-// ruleNamed returns a rule of the table.
+// everyBreakage returns those of transports and those of nodes.
+func everyBreakage() []broken.Breakage { return append(broken.All(), broken.Stack()...) }
+
+// everyRule returns those about transports and those about nodes.
+func everyRule() []Rule { return append(table(), stackTable()...) }
+
+// ruleNamed returns a rule of either table.
 func ruleNamed(t *testing.T, name string) Rule {
 	t.Helper()
-	for _, r := range table() {
+	for _, r := range everyRule() {
 		if r.Name == name {
 			return r
 		}
@@ -68,7 +77,7 @@ func ruleNamed(t *testing.T, name string) Rule {
 }
 
 func TestBroken(t *testing.T) {
-	for _, b := range broken.All() {
+	for _, b := range everyBreakage() {
 		t.Run(strings.ReplaceAll(b.Name, " ", "-"), func(t *testing.T) {
 			h, done := breakBy(&b)
 			defer done()
@@ -121,7 +130,7 @@ func runFailing(t *testing.T) string {
 // TestNamesOfBreakages sees to it that a breakage has a name of its own and names a rule.
 func TestNamesOfBreakages(t *testing.T) {
 	names := make(map[string]bool)
-	for _, b := range broken.All() {
+	for _, b := range everyBreakage() {
 		ruleNamed(t, b.Rule)
 		if b.Name == "" || names[b.Name] || strings.ContainsAny(b.Name, "|\n/") {
 			t.Errorf("%q: want a name of its own", b.Name)
@@ -136,10 +145,10 @@ func TestNamesOfBreakages(t *testing.T) {
 // TestEveryRuleCatches names the rules that no breakage proves.
 func TestEveryRuleCatches(t *testing.T) {
 	proved := make(map[string]bool)
-	for _, b := range broken.All() {
+	for _, b := range everyBreakage() {
 		proved[b.Rule] = true
 	}
-	for _, r := range Rules() {
+	for _, r := range everyRule() {
 		if !proved[r.Name] {
 			t.Errorf("no breakage proves that rule %s/%s catches anything", r.Clause, r.Name)
 		}

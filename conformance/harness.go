@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones"
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -52,6 +53,8 @@ type Transport struct {
 
 	name     string        // of the test that runs the suite, if one does
 	patience time.Duration // replaces soon, for the suite's own tests; zero means soon
+	// node makes the nodes of the stack's rules, for the suite's own tests; nil means pheromones.New.
+	node func(pheromones.Config) (participant, error)
 }
 
 // Rule is one promise that the suite checks.

@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -13,9 +14,31 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
+// participant is what the rules use of a *pheromones.Node: the suite's own tests put nodes in its place that are broken on
+// purpose.
+type participant interface {
+	ID() identity.ID
+	Name() string
+	Addrs() []transport.Addr
+	Start(ctx context.Context, addrs ...string) error
+	ListenAndServe(ctx context.Context, addrs ...string) error
+	Add(ctx context.Context, addr string) (identity.ID, error)
+	Delete(to string) error
+	Routes() []router.Route
+	Watch() *router.Watcher
+	Ping(ctx context.Context, to string) (time.Duration, error)
+	Dispatch(ctx context.Context, to string, m protocol.Message) (protocol.Message, error)
+	DispatchAll(ctx context.Context, m protocol.Message) map[identity.ID]router.Result
+	Converse(ctx context.Context, to string, first protocol.Message) error
+	Dial(ctx context.Context, peer, service string) (net.Conn, error)
+	Listen(service string) (net.Listener, error)
+	Shutdown(ctx context.Context) error
+	Close() error
+}
+
 // stackNode is a node of a check, over the harness's transport.
 type stackNode struct {
-	*pheromones.Node
+	participant
 	e    *env
 	net  *counted
 	addr string // where it listens first
@@ -42,7 +65,11 @@ func (e *env) unbound(key identity.Key, name string, h protocol.Handler, change 
 	for _, f := range change {
 		f(&cfg)
 	}
-	n.Node, err = pheromones.New(cfg)
+	if e.h.node != nil {
+		n.participant, err = e.h.node(cfg)
+	} else {
+		n.participant, err = pheromones.New(cfg)
+	}
 	if err != nil {
 		tr.Close()
 		e.failf("pheromones.New: want success, got %v", err)

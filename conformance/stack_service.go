@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,14 +81,18 @@ func serviceEcho(e *env) {
 func serviceHTTP(e *env) {
 	a, b := e.stack("a", nil), e.stack("b", nil)
 	const width = 64
-	var waiting sync.WaitGroup
-	waiting.Add(width)
-	var accepted atomic.Int64
+	var waiting, accepted atomic.Int64
+	together := make(chan struct{}) // closed when all are there
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/together" { // answered when all are there
-				waiting.Done()
-				waiting.Wait()
+			if r.URL.Path == "/together" {
+				if waiting.Add(1) == width {
+					close(together)
+				}
+				select {
+				case <-together:
+				case <-e.ctx.Done():
+				}
 			}
 			addr, err := transport.ParseAddr(r.RemoteAddr)
 			fmt.Fprint(w, r.URL.Path, " ", addr.Peer == a.ID(), " ", err)

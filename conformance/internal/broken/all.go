@@ -16,12 +16,9 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// All returns the breakages.
-func All() []Breakage { return append(plain(), hostile()...) }
-
 // plain are faults of every kind, in the order of the rules that must catch them.
-func plain() []Breakage {
-	return []Breakage{
+func plain() []row[faults] {
+	return []row[faults]{
 		{"an address is not in its one form", "address-round-trip", Any, faults{info: func(i transport.Info) transport.Info {
 			i.LocalAddr.HostPort = "LOCALHOST:1"
 			return i

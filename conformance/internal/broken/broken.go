@@ -1,5 +1,6 @@
-// Package broken holds transports that are broken on purpose, to prove that the rules of package conformance catch what they
-// are for. Each is a sound transport, any, wrapped so that one thing goes wrong.
+// Package broken holds transports and nodes that are broken on purpose, to prove that the rules of package conformance catch
+// what they are for. Each is sound, and wrapped so that one thing goes wrong. To add one, add a row: to All for the rules about
+// transports, to Stack for those about nodes. The row's functions take the place of methods, and call those that they replace.
 package broken
 
 import "github.com/Blockchain-CN/pheromones/transport"
@@ -9,7 +10,33 @@ type Breakage struct {
 	Name  string // what is wrong, in a few words; unique
 	Rule  string // the name of the rule that must catch it
 	Needs Ability
-	f     faults
+	f     faults     // of a transport
+	n     nodeFaults // of a node
+}
+
+// All returns the breakages that the rules about transports must catch, in the order of the rules but for the later ones.
+func All() []Breakage {
+	var all []Breakage
+	for _, r := range append(plain(), hostile()...) {
+		all = append(all, Breakage{Name: r.name, Rule: r.rule, Needs: r.needs, f: r.faults})
+	}
+	return all
+}
+
+// Stack returns the breakages that the rules about nodes must catch, in the order of the rules.
+func Stack() []Breakage {
+	var all []Breakage
+	for _, r := range stack() {
+		all = append(all, Breakage{Name: r.name, Rule: r.rule, Needs: r.needs, n: r.faults})
+	}
+	return all
+}
+
+// row is a Breakage as the lists have it.
+type row[F faults | nodeFaults] struct {
+	name, rule string
+	needs      Ability
+	faults     F
 }
 
 // Ability is what the wrapped transport must have for a breakage to show.
@@ -27,12 +54,13 @@ const (
 // Breaker breaks transports in one way.
 type Breaker struct {
 	f    faults
+	n    nodeFaults
 	done chan struct{}
 }
 
 // Breaker returns what breaks transports in the way of b. Close it after the last of them.
 func (b *Breakage) Breaker() *Breaker {
-	r := &Breaker{f: b.f, done: make(chan struct{})}
+	r := &Breaker{f: b.f, n: b.n, done: make(chan struct{})}
 	r.f.done = r.done
 	return r
 }

@@ -34,9 +34,9 @@ func (timeoutError) Timeout() bool   { return true }
 func (timeoutError) Temporary() bool { return true }
 
 // hostile are faults as a reviewer would think of them who wants to get past the rules.
-func hostile() []Breakage {
+func hostile() []row[faults] {
 	var first atomic.Pointer[identity.ID]
-	return []Breakage{
+	return []row[faults]{
 		{"the last connection is accepted first", "accept-fair", Any, faults{accept: func(l *badListener, ctx context.Context) (transport.Conn, error) {
 			c, err := l.Listener.Accept(ctx)
 			if err != nil {

@@ -158,10 +158,17 @@ func (c *badConn) OpenStream(ctx context.Context) (transport.Stream, error) {
 }
 
 func (c *badConn) AcceptStream(ctx context.Context) (transport.Stream, error) {
+	var s transport.Stream
+	var err error
 	if c.f.acceptS != nil {
-		return c.stream(c.f.acceptS(c, ctx))
+		s, err = c.f.acceptS(c, ctx)
+	} else {
+		s, err = c.Conn.AcceptStream(ctx)
 	}
-	return c.stream(c.Conn.AcceptStream(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return &badStream{Stream: s, f: c.f, c: c, accepted: true}, nil
 }
 
 func (c *badConn) Info() transport.Info {
@@ -214,7 +221,9 @@ type badStream struct {
 	mark    atomic.Bool  // for faults that remember something
 	mu      sync.Mutex
 	held    []byte
-	reads   atomic.Int64
+
+	reads, writes atomic.Int64
+	accepted      bool
 }
 
 func (s *badStream) Read(b []byte) (n int, err error) {
