@@ -350,17 +350,20 @@ func TestFlips(t *testing.T) {
 	t.Logf("%d bytes, %d flips, %d do not matter, %d files opened", len(image), len(image)/step, accepted, opened)
 }
 
-// FuzzVerify: whatever the file, the checker ends and does not panic; and what it accepts, bbolt reads.
+// FuzzVerify: whatever is changed in a file, the checker ends and does not panic; and what it accepts, bbolt reads. A patch is four bytes: where,
+// and what to change there. The sums of the meta pages are mended.
 func FuzzVerify(f *testing.F) {
-	image := tableImage(f, testRecords(20, 1))
-	f.Add(image, uint16(0), uint64(0))
-	f.Add(image[:3*pageSize], uint16(100), uint64(1))
-	f.Fuzz(func(t *testing.T, image []byte, at uint16, value uint64) {
-		image = bytes.Clone(image)
-		if n := int(at) * 8; n+8 <= len(image) {
-			for i := range 8 {
-				image[n+i] ^= byte(value >> (8 * i))
-			}
+	whole := tableImage(f, testRecords(60, 2))
+	f.Add([]byte{}, uint32(0))
+	f.Add([]byte{0, 0, 40, 1, 0, 0x10, 40, 1}, uint32(5000))
+	for page := byte(0); page < 8; page++ {
+		f.Add([]byte{0, page << 4, 8, 3, 0, page << 4, 10, 0xFF, 0, page<<4 + 1, 0, 7}, uint32(0))
+	}
+	f.Fuzz(func(t *testing.T, patches []byte, less uint32) {
+		image := bytes.Clone(whole[:len(whole)-int(less)%len(whole)])
+		for ; len(patches) >= 4; patches = patches[4:] {
+			at := int(patches[0])<<16 | int(patches[1])<<8 | int(patches[2])
+			image[at%len(image)] ^= patches[3]
 		}
 		mendMeta(image)
 		if found, err := verify(bytes.NewReader(image), int64(len(image))); err == nil {
