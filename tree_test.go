@@ -45,12 +45,14 @@ const arrows = `
 	# What is said, to whom, and how to get there, whatever the transport.
 	transport, internal/wire < protocol < protocol/greeting < router < nat < pheromones
 	transport, internal/wire < router/store < router
+	identity, internal/wire < router/gossip < pheromones, router/gossip/simulate
 	nothing < internal/natlab
 
 	# Those who put it together, or to the test.
 	pheromones, internal/leak < conformance
 	pheromones < conformance/internal/broken
 	pheromones, conformance, tcp, mux, quic, transport/mem, nat < cmd/..., examples/...
+	router/gossip/simulate < cmd/...
 
 	# Others' modules.
 	github.com/hashicorp/yamux < mux

@@ -104,6 +104,7 @@ func (w *world) comparePhase(r rules, list []*broadcast, mesh func(at int64) gra
 		bytes += v.bytes
 	}
 	row := w.row(string(r), done, due)
+	row.Repeated = 0 // what came again was not delivered again
 	alive := 0
 	for _, g := range gone {
 		if !g {
