@@ -219,7 +219,11 @@ func (m *Machine) begin(now time.Time) {
 }
 
 func (m *Machine) done() Output {
-	m.out.Wake = m.start.Add(time.Duration(min(m.views.wake(), m.trees.wake())))
+	at := min(m.views.wake(), m.trees.wake())
+	if m.left {
+		at = never
+	}
+	m.out.Wake = m.start.Add(time.Duration(at))
 	m.out.Isolated = !m.left && m.views.live == 0 && len(m.views.pending) == 0
 	return m.out
 }

@@ -357,7 +357,8 @@ func (m *Machine) probe() {
 	}
 }
 
-// sendProbe tells of what has been here for so long that all should have it: the latest of each origin. With nothing to tell it is silent.
+// sendProbe tells of what has been here for so long that all should have it: the latest of each origin.
+// An answer that has nothing to tell is left out.
 func (m *Machine) sendProbe(c Contact, answer bool) {
 	m.beginDraft()
 	all := m.store.all()
@@ -370,7 +371,7 @@ func (m *Machine) sendProbe(c Contact, answer bool) {
 			break
 		}
 	}
-	if len(m.trees.entries) > 0 {
+	if !answer || len(m.trees.entries) > 0 {
 		m.send(c, &Probe{answer, slices.Clone(m.trees.entries)})
 	}
 }

@@ -1,6 +1,8 @@
 package gossip
 
 import (
+	"encoding/binary"
+	"math"
 	"slices"
 	"time"
 
@@ -18,6 +20,8 @@ const (
 // then tuned to that origin; the others share a tree.
 type trees struct {
 	shared set
+	busy   float64 // broadcasts by the shared tree within the last second or so
+	busyAt int64
 	own    int     // how many origins have a tree
 	oldest *origin // the list of those, by use
 	newest *origin
@@ -196,7 +200,7 @@ func (m *Machine) acceptable(slot int, p *Payload, o *origin) bool {
 		d.Stale++
 	case age < -int64(m.cfg.MaxAge):
 		d.Future++
-	case o == nil && born <= m.seen.floor:
+	case o == nil && born <= m.seen.floor, o != nil && born <= o.after:
 		d.Forgotten++
 	case o == nil && !n.origins.take(m.now, m.cfg.NewOriginRate, 1):
 		d.NewOriginRate++
@@ -222,6 +226,9 @@ func (m *Machine) duplicate(slot int, p *Payload, o *origin) {
 	}
 	name := identity.ID{}
 	eager := &m.trees.shared
+	if p.Shared && !m.mayPrune(p.Message.ID) {
+		return
+	}
 	if !p.Shared {
 		name = o.id
 		m.grow(o)
@@ -229,6 +236,26 @@ func (m *Machine) duplicate(slot int, p *Payload, o *origin) {
 	}
 	eager.remove(slot)
 	m.sendSlot(slot, &Prune{name})
+}
+
+// mayPrune reports whether a duplicate of that message may take an edge from the shared tree. Messages of several origins that
+// travel around a circle at once meet at several of its edges: if each of them pruned its edge, the tree would fall apart. So
+// of those that travel in the same second only about one may; which one, all nodes draw alike from its ID.
+func (m *Machine) mayPrune(id MessageID) bool {
+	x := binary.LittleEndian.Uint64(id.Origin[:]) ^ binary.LittleEndian.Uint64(id.Origin[8:])
+	x = (x ^ id.Incarnation ^ id.Seq<<32) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>29) * 0xbf58476d1ce4e5b9
+	return float64(x^x>>32)*m.sharedLoad() <= 1<<64
+}
+
+// sharedLoad returns how many broadcasts travelled by the shared tree within the last second, roughly.
+func (m *Machine) sharedLoad() float64 {
+	t := &m.trees
+	if m.now > t.busyAt {
+		t.busy *= math.Exp(-float64(m.now-t.busyAt) / 1e9)
+		t.busyAt = m.now
+	}
+	return t.busy
 }
 
 func (m *Machine) find(o *origin, incarnation, seq uint64) *kept {
@@ -263,6 +290,9 @@ func (m *Machine) accept(msg *Message, o *origin, slot int, hops uint8) {
 
 	eager, shared := m.useTree(o)
 	eager.add(slot)
+	if shared {
+		t.busy = m.sharedLoad() + 1
+	}
 	w := t.missing[msg.ID]
 	if w != nil {
 		for _, a := range w.from {

@@ -8,8 +8,8 @@ import (
 )
 
 // seen remembers which broadcasts came: for each origin its latest lives, and of each a window of seqs. An origin that is
-// forgotten leaves a mark behind: broadcasts of origins that are not remembered must be born after floor, which is when
-// the youngest broadcast of any that was forgotten was born. So nothing comes twice, at the cost of refusing some that never came.
+// forgotten leaves a mark behind: broadcasts of origins that are not remembered, or were not at some time since, must be born
+// after floor, which is when the youngest broadcast of any that was forgotten was born. So nothing comes twice, at the cost of refusing some that never came.
 type seen struct {
 	origins map[identity.ID]*origin
 	floor   int64 // nanoseconds since 1970
@@ -22,6 +22,7 @@ type origin struct {
 	id      identity.ID
 	lives   [2]life // the latest one, and the one before
 	born    int64   // of its youngest broadcast, in nanoseconds since 1970
+	after   int64   // what was born up to then may have come before this record was made
 	heard   int64   // when its latest broadcast came; 0 before the first
 	rate    bucket
 	tree    set  // its eager neighbours, if hasTree
@@ -158,7 +159,7 @@ func (m *Machine) origin(id identity.ID) *origin {
 	if len(m.seen.origins) >= m.cfg.MaxOrigins {
 		m.forgetOrigins()
 	}
-	o := &origin{id: id}
+	o := &origin{id: id, after: m.seen.floor}
 	m.seen.origins[id] = o
 	return o
 }

@@ -137,7 +137,7 @@ func newWorld(ctx context.Context, cfg Config) (*world, error) {
 	for i := range w.nodes {
 		m, err := gossip.New(gossip.Config{
 			Self: gossip.Contact{ID: w.id(int32(i))}, Sign: check.sign, Verify: check.verify,
-			Random: rand.New(rand.NewPCG(cfg.Seed, uint64(i)+1)), Incarnation: 1, Active: cfg.Degree, KeepMessages: 256,
+			Random: rand.New(rand.NewPCG(cfg.Seed, uint64(i)+1)), Incarnation: 1, Active: cfg.Degree, KeepMessages: max(256, 4*cfg.Senders),
 		}, w.start)
 		if err != nil {
 			return nil, fmt.Errorf("simulate: node %d: %w", i, err)
