@@ -27,7 +27,6 @@ type candidate struct {
 
 	incarnation uint64 // the peer's, from its hello on this link; zero until then
 	proven      bool   // a frame has gone each way, as this side knows
-	confirmed   bool   // the peer knows it too
 	closing     bool   // it was ordered to be closed
 
 	active   int    // streams under way, of either side
@@ -110,14 +109,10 @@ func (t *tiebreak) hello(c *candidate, incarnation uint64, generation, serial ui
 	return append(out, t.settle()...)
 }
 
-// ready is told that the peer has this side's hello.
+// ready is told that the dialer has this side's hello.
 func (t *tiebreak) ready(c *candidate) []order {
-	var out []order
-	if !c.dialed && !c.confirmed {
-		out = append(out, order{c: c, kind: sendReady})
-	}
-	c.proven, c.confirmed = true, true
-	return append(out, t.settle()...)
+	c.proven = true
+	return t.settle()
 }
 
 // pledged is told of the peer's promise.
@@ -214,7 +209,7 @@ func (t *tiebreak) settleLink(c *candidate) (out []order) {
 	case c.active > 0:
 		return nil
 	}
-	loses := t.winner != nil && t.winner.confirmed && c.rank.compare(t.winner.rank) < 0
+	loses := t.winner != nil && c.rank.compare(t.winner.rank) < 0
 	if now := (pledge{c.opened, c.finished}); (loses || c.leaving) && (!c.consent || c.told != now) {
 		c.consent, c.told = true, now
 		out = append(out, order{c: c, kind: sendPledge, pledge: now})
