@@ -317,7 +317,8 @@ func (w *world) rest() error {
 		}
 	}
 	a, b := w.sides[0].t.best(), w.sides[1].t.best()
-	if w.cut && (a == nil || b == nil) {
+	dead := func(c *candidate) bool { return c == nil || w.of(c).dead }
+	if w.cut && (dead(a) || dead(b)) {
 		return nil // the link that was to take over was cut when the promise had been made: the side that made it dials anew
 	}
 	if a == nil || b == nil || w.of(a) != w.of(b) {
