@@ -12,6 +12,7 @@ import (
 
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/protocol"
+	"github.com/Blockchain-CN/pheromones/router"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -31,6 +32,10 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 		return
 	}
 	s.SetReadDeadline(time.Time{})
+	if service == router.LinkService {
+		n.router.Control(s)
+		return
+	}
 	if service == protocol.MessageService {
 		if !n.enter() {
 			s.Reset(transport.CodeShutdown)
@@ -104,7 +109,7 @@ func (n *Node) Listen(service string) (net.Listener, error) {
 	switch {
 	case n.closing:
 		return nil, ErrClosed
-	case service == protocol.MessageService || n.services[service] != nil:
+	case service == protocol.MessageService || service == router.LinkService || n.services[service] != nil:
 		return nil, fmt.Errorf("%w: %q", ErrServiceInUse, service)
 	}
 	l := &serviceListener{n: n, addr: ServiceAddr{n.ID(), service}, conns: make(chan net.Conn, serviceBacklog), closed: make(chan struct{})}

@@ -22,8 +22,7 @@ func (r *Router) SetSelf(name string, addrs []transport.Addr) {
 	r.name, r.addrs = name, slices.Clone(addrs)
 	r.seq = max(r.seq+1, uint64(time.Now().UnixMicro()))
 	if len(r.routes) > 0 {
-		self := greeting.Peer{ID: r.self, Seq: r.seq, Name: r.name, Addrs: r.addrs}
-		r.spreadLocked([]greeting.Notice{{Change: greeting.Changed, Peer: self}}, identity.ID{})
+		r.spreadLocked([]greeting.Notice{{Change: greeting.Changed, Peer: r.selfLocked()}}, identity.ID{})
 	}
 }
 
@@ -31,6 +30,10 @@ func (r *Router) SetSelf(name string, addrs []transport.Addr) {
 func (r *Router) Self() greeting.Peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.selfLocked()
+}
+
+func (r *Router) selfLocked() greeting.Peer {
 	return greeting.Peer{ID: r.self, Seq: r.seq, Name: r.name, Addrs: r.addrs}
 }
 
@@ -118,13 +121,16 @@ func (r *Router) learnFirstHand(n greeting.Notice) bool {
 	rt.fact, rt.first, rt.hint = n, !left, greeting.Notice{}
 	r.attribute(rt, identity.ID{})
 	if left {
-		rt.added = nil
+		rt.away, rt.added = append(rt.added, rt.away...), nil
 		if was {
 			r.report(was, rt, id)
 		}
 		return was
 	}
 	rt.deleted = false
+	if len(rt.away) > 0 {
+		rt.added, rt.away = rt.away, nil
+	}
 	if was && old.Peer.Name == n.Peer.Name && slices.Equal(old.Peer.Addrs, n.Peer.Addrs) {
 		return false
 	}

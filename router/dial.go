@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +60,7 @@ type dialing struct {
 	link *link       // nil if the connection carries one stream only
 	err  error
 
+	met       bool  // the peer has dialled meanwhile, and link is that
 	waiters   int   // guarded by Router.mu, as is what follows
 	abandoned error // why nobody wants the result any more; nobody joins then
 }
@@ -86,7 +88,7 @@ func (r *Router) join(ctx context.Context, d *dialing, id identity.ID, addrs ...
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if d.waiters--; d.waiters == 0 {
+	if d.waiters--; d.waiters == 0 && !d.met {
 		d.abandon(errUnwanted)
 	}
 	return err
@@ -300,29 +302,30 @@ func (r *Router) dialLong(ctx context.Context, id identity.ID, addrs []transport
 func (r *Router) dial(ctx context.Context, d *dialing, addrs []transport.Addr) {
 	defer r.running.Done()
 	defer d.cancel()
+	began := time.Now()
 	c, err := r.race(ctx, d.id, addrs)
-	var surplus *link
+	var l *link
 	r.mu.Lock()
-	switch {
-	case d.abandoned != nil:
-		err = d.abandoned
-	case err == nil:
-		if d.link, surplus = r.attachLocked(c); d.link == nil {
-			err = ErrClosed
-		}
+	if c != nil && d.abandoned == nil {
+		l, err = r.attachLocked(c, began)
 	}
-	d.err = err
-	if rt := r.routes[d.id]; rt != nil && rt.dialing == d {
-		rt.dialing = nil
+	if !d.met {
+		d.link, d.err = l, err
+		switch rt := r.routes[d.id]; {
+		case d.abandoned != nil:
+			d.err = d.abandoned
+		case err != nil && rt != nil && rt.best() != nil:
+			d.link, d.err = rt.best(), nil // the peer has dialled meanwhile
+		}
+		if rt := r.routes[d.id]; rt != nil && rt.dialing == d {
+			rt.dialing = nil
+		}
+		close(d.done)
 	}
 	r.sweep(d.id)
-	close(d.done)
 	r.mu.Unlock()
-	if c != nil && d.link == nil {
+	if c != nil && l == nil {
 		c.CloseWithError(transport.CodeCancelled, "")
-	}
-	if surplus != nil {
-		surplus.conn.CloseWithError(transport.CodeSuperseded, "there are too many newer connections")
 	}
 }
 
@@ -403,10 +406,11 @@ func (r *Router) note(id identity.ID, a transport.Addr, worked bool) {
 	case rt == nil:
 	case worked:
 		delete(rt.failed, a)
-	case rt.failed == nil:
-		rt.failed = map[transport.Addr]failures{a: {1, time.Now()}}
 	default:
-		rt.failed[a] = failures{rt.failed[a].count + 1, time.Now()}
+		if rt.failed == nil {
+			rt.failed = make(map[transport.Addr]failures)
+		}
+		rt.failed[a] = rt.failed[a].again(time.Now(), rand.Float64())
 		if len(rt.failed) > maxFailed {
 			addrs := r.addresses(rt)
 			maps.DeleteFunc(rt.failed, func(a transport.Addr, _ failures) bool { return !slices.Contains(addrs, a) })

@@ -97,11 +97,6 @@ func TestRaceOrder(t *testing.T) {
 		if got := s.dialled()[4]; got != addr(id, 9) {
 			t.Errorf("the next call began with %v, want the one that has not failed", got)
 		}
-		synctest.Wait()
-		time.Sleep(time.Hour)
-		if got := r.Routes()[0].Addrs[0]; got != addr(id, 9) {
-			t.Errorf("an hour later %v is first, want the one added last", got)
-		}
 	})
 }
 
@@ -245,7 +240,8 @@ func TestDialBoth(t *testing.T) {
 				if !errors.As(err, &d) || len(d.Attempts) != 2 {
 					t.Errorf("got %v, want a DialError of both attempts", err)
 				}
-				if got := strings.Join(order, " "); got != test.tried {
+				// Beyond these the keeper goes on in the background.
+				if got := strings.Join(order[:min(2, len(order))], " "); got != test.tried {
 					t.Errorf("tried %s, want %s", got, test.tried)
 				}
 				if took := time.Since(begun); took < test.after || took > test.after+time.Second {
@@ -359,7 +355,8 @@ func TestManyLinks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := a.attach(c)
+			l := a.attach(c, time.Now())
+			synctest.Wait()
 			if got := newest(a, b.ID()); got != l {
 				t.Error("a new stream does not take the newest link")
 			}

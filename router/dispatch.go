@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -122,6 +123,7 @@ func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handle
 	if err != nil {
 		return addr.Peer, err
 	}
+	began := time.Now()
 	c, err := r.attempt(ctx, addr)
 	if err != nil {
 		return addr.Peer, err
@@ -135,7 +137,7 @@ func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handle
 	if t.Traits().OneStream {
 		err = r.greetBy(ctx, t, c, addr, first, h)
 	} else {
-		err = r.greet(ctx, c, first, h)
+		err = r.greet(ctx, c, began, first, h)
 	}
 	if err != nil {
 		return id, fmt.Errorf("router: greet %s: %w", addr, err)
@@ -143,23 +145,36 @@ func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handle
 	return id, r.Introduce(addr)
 }
 
-// greet holds the greeting over a long connection, which becomes a link. It takes over from those that we dialled before: the
-// peer may have restarted, so that they are dead and do not know it yet.
-func (r *Router) greet(ctx context.Context, c transport.Conn, first protocol.Message, h protocol.Handler) error {
-	l := r.attach(c)
+// greet holds the greeting over a long connection, which becomes a link: the one in use, if the two nodes agree. It returns
+// when that is known, so that a peer that has restarted is not looked for on a link to its former life.
+func (r *Router) greet(ctx context.Context, c transport.Conn, began time.Time, first protocol.Message, h protocol.Handler) error {
+	l := r.attach(c, began)
 	if l == nil {
 		return ErrClosed
 	}
+	id := c.Info().RemotePeer
 	s, err := l.open(ctx)
+	if errors.Is(err, errDraining) { // the peer has dialled at the same time, and its link has won
+		s, _, err = r.Open(ctx, id)
+	}
 	if err != nil {
 		return err
 	}
-	if err := protocol.Converse(ctx, s, c.Info().RemotePeer, first, h, r.cfg.Protocol); err != nil {
+	if err := protocol.Converse(ctx, s, id, first, h, r.cfg.Protocol); err != nil {
 		return err
 	}
-	l.supersede()
+	timer := time.NewTimer(settleTimeout)
+	defer timer.Stop()
+	select {
+	case <-l.settled:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 	return nil
 }
+
+// settleTimeout bounds how long Add waits for a peer that has greeted to say its hello, which it may not know of.
+const settleTimeout = 2 * time.Second
 
 // greetBy holds the greeting over connections of one stream, of which c is the first.
 func (r *Router) greetBy(ctx context.Context, t transport.Transport, c transport.Conn, addr transport.Addr, first protocol.Message, h protocol.Handler) error {
@@ -237,7 +252,7 @@ func (r *Router) reach(ctx context.Context, d *dialing, addr transport.Addr) {
 		d.id, addr.Peer = c.Info().RemotePeer, c.Info().RemotePeer
 		if err = r.Introduce(addr); err != nil || r.transports[addr.Scheme].Traits().OneStream {
 			c.CloseWithError(transport.CodeNone, "")
-		} else if d.link = r.attach(c); d.link == nil {
+		} else if d.link = r.attach(c, start); d.link == nil {
 			err = ErrClosed
 		}
 	} else {

@@ -1,12 +1,14 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -16,14 +18,16 @@ type link struct {
 	conn  transport.Conn
 	since time.Time
 
-	streams  int         // under way, of either side
-	quiet    time.Time   // when streams became 0; zero if there never was one
-	gone     bool        // run has ended
-	draining bool        // takes no new stream of ours, and closes when it has been quiet
-	timer    *time.Timer // of a draining link: calls expire. It is one of Router.running until stopped or run to its end
-	deadline time.Time   // when a draining link closes whatever runs on it
-	code     transport.Code
-	reason   string // of the close to come
+	candidate               // its part in the tie-break, and the count of streams
+	control   control       // what it says to the peer about itself
+	ended     bool          // run is over
+	settled   chan struct{} // closed when the link is proven, or will never be
+	quiet     time.Time     // when the last stream ended; zero if there never was one
+	draining  bool          // takes no new stream of ours, and closes when it has been quiet
+	timer     *time.Timer   // of a draining link: calls expire. It is one of Router.running until stopped or run to its end
+	deadline  time.Time     // when a draining link closes whatever runs on it
+	code      transport.Code
+	reason    string // of the close to come
 }
 
 const (
@@ -32,8 +36,6 @@ const (
 	// drainLinger is how long a draining link has had no stream when it closes, since what was written to a stream before it
 	// was closed may be on its way still.
 	drainLinger = time.Second
-	// unbounded is for links that wait for what runs on them as long as it takes.
-	unbounded = 100 * 365 * 24 * time.Hour
 	// maxLinks bounds the links with one peer. Two are common, if both sides dial at once; more are from restarts.
 	maxLinks = 16
 )
@@ -50,7 +52,7 @@ func (r *Router) Accept(c transport.Conn) {
 		go r.serveOne(c)
 		return
 	}
-	r.attach(c)
+	r.attach(c, time.Now())
 }
 
 // oneStreamTimeout bounds how long a peer that dialled for one exchange may take to begin it.
@@ -82,47 +84,128 @@ func (r *Router) isDraining() bool {
 	return r.draining
 }
 
-// attach makes a link of a long connection. It closes the connection and returns nil if the router is closed or the peer is
-// this node.
-func (r *Router) attach(c transport.Conn) *link {
+// attach makes a link of a long connection, which was dialled, if by us, at the time began. It closes the connection and returns
+// nil if the router is closed or the peer is this node.
+func (r *Router) attach(c transport.Conn, began time.Time) *link {
 	if c.Info().RemotePeer == r.self {
 		c.CloseWithError(transport.CodeRefused, "the peer is this node itself")
 		return nil
 	}
 	r.mu.Lock()
-	l, surplus := r.attachLocked(c)
+	l, err := r.attachLocked(c, began)
 	r.mu.Unlock()
-	if l == nil {
+	switch err {
+	case nil:
+	case ErrTooManyLinks:
+		c.CloseWithError(transport.CodeLimit, "there are too many links")
+	default:
 		c.CloseWithError(transport.CodeShutdown, "")
-	}
-	if surplus != nil {
-		surplus.conn.CloseWithError(transport.CodeSuperseded, "there are too many newer connections")
 	}
 	return l
 }
 
 // attachLocked is attach with mu held, for a connection that another peer dialled or we did. It leaves to the caller to close
-// c if it returns no link, and to close a link that has become one too many.
-func (r *Router) attachLocked(c transport.Conn) (l, surplus *link) {
-	if r.closed {
-		return nil, nil
+// c if it returns an error, which is ErrClosed or ErrTooManyLinks.
+func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) {
+	info := c.Info()
+	switch {
+	case r.closed:
+		return nil, ErrClosed
+	case !r.room() && !info.Dialer:
+		return nil, ErrTooManyLinks
 	}
-	l = &link{r: r, conn: c, since: time.Now()}
-	rt := r.get(c.Info().RemotePeer)
+	l := &link{r: r, conn: c, since: time.Now(), settled: make(chan struct{})}
+	l.candidate.link, l.dialed = l, info.Dialer
+	rt := r.get(info.RemotePeer)
 	if len(rt.links) >= maxLinks {
-		surplus = rt.links[0]
-		rt.links = slices.Delete(rt.links, 0, 1)
+		r.closeLink(rt.surplus(), transport.CodeSuperseded, "there are too many newer connections")
 	}
 	rt.links = append(rt.links, l)
+	r.links++
 	reason := "the peer dialled"
-	if c.Info().Dialer {
+	if l.dialed {
 		reason = "we dialled"
-		delete(rt.failed, c.Info().RemoteAddr)
+		delete(rt.failed, info.RemoteAddr)
+		r.serial++
+		l.rank.generation, l.rank.serial = rt.tie.dialling(rt.proven.Before(began)), r.serial
+		l.say(r.helloLocked(l))
 	}
-	r.emit(Event{Kind: LinkUp, Route: r.snapshot(rt), Reason: reason})
+	r.emit(Event{Kind: LinkUp, Route: r.snapshot(rt), Link: rt.linkSnapshot(l), Reason: reason})
+	r.carryOut(rt, rt.tie.up(&l.candidate))
+	if !l.dialed {
+		rt.meet(r.self, l)
+	}
+	r.keepLocked()
 	r.running.Add(1)
 	go l.run()
-	return l, surplus
+	if l.dialed {
+		r.running.Add(1)
+		go l.introduce()
+	}
+	return l, nil
+}
+
+// surplus returns the oldest link that is not the one in use.
+func (rt *route) surplus() *link {
+	for _, l := range rt.links {
+		if &l.candidate != rt.tie.winner {
+			return l
+		}
+	}
+	return rt.links[0]
+}
+
+// meet gives those who wait for a dial the link that the peer has dialled meanwhile. If ours would lose against it, the dial is
+// given up.
+func (rt *route) meet(self identity.ID, l *link) {
+	d := rt.dialing
+	if d == nil || d.abandoned != nil {
+		return
+	}
+	rt.dialing = nil
+	d.id, d.link, d.met = l.conn.Info().RemotePeer, l, true
+	close(d.done)
+	if peer := rt.fact.Peer.ID; bytes.Compare(self[:], peer[:]) > 0 {
+		d.abandon(errUnwanted)
+	}
+}
+
+// closeLink closes a link in the background, with mu held.
+func (r *Router) closeLink(l *link, code transport.Code, reason string) {
+	if r.closed {
+		return // Close does it
+	}
+	r.running.Add(1)
+	go func() {
+		defer r.running.Done()
+		l.conn.CloseWithError(code, reason)
+	}()
+}
+
+// carryOut does what the tie-break wants, with mu held.
+func (r *Router) carryOut(rt *route, orders []order) {
+	if rt.tie.any && rt.tie.generation != rt.generation || rt.proven.IsZero() && rt.tie.any {
+		rt.generation, rt.proven = rt.tie.generation, time.Now()
+	}
+	if rt.tie.winner != nil {
+		rt.tie.winner.link.settle()
+	}
+	for _, o := range orders {
+		l := o.c.link
+		switch o.kind {
+		case sendReady:
+			l.say(appendControl(nil, controlReady))
+		case sendPledge:
+			l.say(appendPledge(nil, o.pledge))
+		case closeLink:
+			r.closeLink(l, o.code, o.reason)
+		case prefer:
+			if o.reason == "" {
+				break // there was nothing to decide
+			}
+			r.emit(Event{Kind: LinkPreferred, Route: r.snapshot(rt), Link: rt.linkSnapshot(l), Reason: o.reason})
+		}
+	}
 }
 
 // run serves the streams that the peer opens until the connection ends.
@@ -134,13 +217,15 @@ func (l *link) run() {
 		if err != nil {
 			break
 		}
-		if r.isDraining() {
+		r.mu.Lock()
+		l.active++
+		draining := r.draining
+		r.mu.Unlock()
+		if draining {
 			s.Reset(transport.CodeShutdown)
+			l.release(false, true)
 			continue
 		}
-		r.mu.Lock()
-		l.streams++
-		r.mu.Unlock()
 		r.running.Add(1) // run itself is registered, so Close is still waiting
 		go func() {
 			defer r.running.Done()
@@ -153,19 +238,34 @@ func (l *link) run() {
 	<-l.conn.Context().Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l.gone = true
+	l.ended = true
+	l.settle()
 	if l.timer != nil && l.timer.Stop() {
 		r.running.Done()
 	}
 	id := l.conn.Info().RemotePeer
 	rt := r.get(id)
 	rt.links = slices.DeleteFunc(rt.links, func(other *link) bool { return other == l })
-	r.emit(Event{Kind: LinkDown, Route: r.snapshot(rt), Reason: context.Cause(l.conn.Context()).Error()})
+	r.links--
+	r.emit(Event{Kind: LinkDown, Route: r.snapshot(rt), Link: rt.linkSnapshot(l), Reason: context.Cause(l.conn.Context()).Error()})
+	r.carryOut(rt, rt.tie.down(&l.candidate))
 	if len(rt.links) == 0 && rt.dialing == nil && rt.known() && len(r.addresses(rt)) == 0 {
 		r.emit(Event{Kind: RouteRemoved, Route: r.snapshot(rt), Reason: "its last link has ended, and it listens nowhere"})
 		r.drop(id)
 	}
 	r.sweep(id)
+	if rt.wanted() && rt.best() == nil {
+		r.keepSoon()
+	}
+}
+
+// settle lets those go on who wait for a link to prove itself, with mu held.
+func (l *link) settle() {
+	select {
+	case <-l.settled:
+	default:
+		close(l.settled)
+	}
 }
 
 // drain makes the link take no new stream of ours, and close when it has had none of either side for a moment, or after bound
@@ -173,13 +273,13 @@ func (l *link) run() {
 func (l *link) drain(code transport.Code, reason string, bound time.Duration) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	if l.draining || l.gone || l.r.closed {
+	if l.draining || l.r.closed || l.conn.Context().Err() != nil {
 		return
 	}
 	now := time.Now()
 	l.draining, l.code, l.reason, l.deadline = true, code, reason, now.Add(bound)
 	wait := bound
-	if l.streams == 0 {
+	if l.active == 0 {
 		wait = max(0, drainLinger-now.Sub(l.quiet))
 	}
 	l.r.running.Add(1)
@@ -189,7 +289,7 @@ func (l *link) drain(code transport.Code, reason string, bound time.Duration) {
 // expire closes a draining link, unless streams have come and there is still time.
 func (l *link) expire() {
 	l.r.mu.Lock()
-	if now := time.Now(); l.streams > 0 && now.Before(l.deadline) && !l.gone {
+	if now := time.Now(); l.active > 0 && now.Before(l.deadline) && l.conn.Context().Err() == nil {
 		l.timer.Reset(l.deadline.Sub(now))
 		l.r.mu.Unlock()
 		return
@@ -199,61 +299,60 @@ func (l *link) expire() {
 	l.conn.CloseWithError(l.code, l.reason)
 }
 
-// supersede lets go of older links that we dialled ourselves, now that l has proved to work.
-func (l *link) supersede() {
-	l.r.mu.Lock()
-	var old []*link
-	for _, other := range l.r.get(l.conn.Info().RemotePeer).links {
-		if other == l {
-			break
-		}
-		if other.conn.Info().Dialer {
-			old = append(old, other)
-		}
-	}
-	l.r.mu.Unlock()
-	for _, other := range old {
-		other.drain(transport.CodeSuperseded, "a newer connection has taken over", unbounded)
-	}
-}
-
-// best returns the link that a new stream to the peer takes, or nil: the newest, since that is the one most likely to live. Two
-// sides that dial each other at once may choose differently; neither link is closed for that.
+// best returns the link that a new stream to the peer takes, or nil.
 func (rt *route) best() *link {
+	if c := rt.tie.best(); c != nil && !c.link.draining && c.link.conn.Context().Err() == nil {
+		return c.link
+	}
 	for _, l := range slices.Backward(rt.links) {
-		if !l.draining && l.conn.Context().Err() == nil {
+		if l.takes() && l.conn.Context().Err() == nil {
 			return l
 		}
 	}
 	return nil
 }
 
+// takes reports whether a link takes new streams of ours, with mu held.
+func (l *link) takes() bool { return !l.draining && !l.consent && !l.leaving && !l.closing }
+
 // linkStream is a stream that its link counts until it is closed or reset.
 type linkStream struct {
 	transport.Stream
 	link *link
+	ours bool // this side opened it
 	once sync.Once
 }
 
 // Close implements [transport.Stream].
 func (s *linkStream) Close() error {
 	err := s.Stream.Close()
-	s.once.Do(s.link.release)
+	s.once.Do(func() { s.link.release(s.ours, true) })
 	return err
 }
 
 // Reset implements [transport.Stream].
 func (s *linkStream) Reset(code transport.Code) error {
 	err := s.Stream.Reset(code)
-	s.once.Do(s.link.release)
+	s.once.Do(func() { s.link.release(s.ours, true) })
 	return err
 }
 
-// release gives back the place of a stream.
-func (l *link) release() {
+// release gives back the place of a stream. counts is whether both sides count it, as all but the control stream and those that
+// could not be opened.
+func (l *link) release(ours, counts bool) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	if l.streams--; l.streams > 0 {
+	switch {
+	case l.ended:
+		return
+	case !counts && ours:
+		l.opened--
+	case !counts:
+		l.finished--
+	}
+	rt := l.r.routes[l.conn.Info().RemotePeer] // it is kept while it has links
+	l.r.carryOut(rt, rt.tie.ended(&l.candidate, ours))
+	if l.active > 0 {
 		return
 	}
 	l.quiet = time.Now()
@@ -265,18 +364,19 @@ func (l *link) release() {
 // open opens a stream on the link. The link is kept for it from before that.
 func (l *link) open(ctx context.Context) (transport.Stream, error) {
 	l.r.mu.Lock()
-	if l.draining {
+	if !l.takes() {
 		l.r.mu.Unlock()
 		return nil, errDraining
 	}
-	l.streams++
+	l.active++
+	l.opened++
 	l.r.mu.Unlock()
 	s, err := l.conn.OpenStream(ctx)
 	if err != nil {
-		l.release()
+		l.release(true, false)
 		return nil, err
 	}
-	return &linkStream{Stream: s, link: l}, nil
+	return &linkStream{Stream: s, link: l, ours: true}, nil
 }
 
 // errDraining means that a link takes no new stream any more.

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -53,6 +54,19 @@ type Config struct {
 	// MaxRoutes bounds the table. Beyond it, hints about new peers are dropped, and first-hand news replace hints. Half of it
 	// at most is kept on the word of any one peer. Peers that callers have added are never replaced. Zero or less means 16384.
 	MaxRoutes int
+	// Handler answers in the greetings that the router holds of itself, with peers that callers have added and that were lost.
+	// It must know the greeting. Nil: such peers are dialled again, but not greeted.
+	Handler protocol.Handler
+	// IdleTimeout is how long nothing runs on a link, with a peer that no caller of either side has added, before it is closed.
+	// Zero means 5 minutes, less means never.
+	IdleTimeout time.Duration
+	// MaxLinks bounds the links with all peers. To make room the one is closed on which nothing has run for the longest, of
+	// those with peers that no caller has added; if there is none, the new connection is refused, or, if it was dialled by us,
+	// kept beyond the bound. Zero or less means 1024.
+	MaxLinks int
+	// NetworkChanged is called, in a goroutine of its own, when the addresses of this machine's interfaces have changed or it
+	// has slept. Nil means that nobody wants to know.
+	NetworkChanged func()
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
 }
@@ -67,6 +81,7 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 func (c *Config) dialTimeout() time.Duration { return orDefault(c.DialTimeout, 10*time.Second) }
 func (c *Config) raceDelay() time.Duration   { return orDefault(c.RaceDelay, 250*time.Millisecond) }
 func (c *Config) parallel() int              { return orDefault(c.Parallel, 64) }
+func (c *Config) maxLinks() int              { return orDefault(c.MaxLinks, 1024) }
 func (c *Config) maxRoutes() int             { return orDefault(c.MaxRoutes, 16384) }
 
 // maxTaken bounds the routes that are kept on the word of one peer alone.
@@ -80,6 +95,8 @@ type Router struct {
 	rank       map[string]int                 // by scheme: the place in Config.Transports
 	log        *slog.Logger
 
+	incarnation uint64 // of this node, random, never zero
+
 	ctx     context.Context // ends with Close
 	stop    context.CancelFunc
 	running sync.WaitGroup // Add is called with mu held and closed false
@@ -90,6 +107,8 @@ type Router struct {
 	name     string
 	addrs    []transport.Addr
 	seq      uint64
+	links    int    // how many there are, with all peers
+	serial   uint32 // of the latest dial for a long connection
 	routes   map[identity.ID]*route
 	taken    map[identity.ID]int // how many routes are kept on the word of one peer alone
 	scanned  time.Time           // when a full table was last searched for what a hint may replace
@@ -97,6 +116,7 @@ type Router struct {
 	leaving  bool // Farewell was called: nothing is spread any more
 	watchers map[*Watcher]struct{}
 	news     news
+	keeper   keeper
 }
 
 // Errors of the router.
@@ -109,6 +129,8 @@ var (
 	ErrSelf = errors.New("router: the peer is this node itself")
 	// ErrFull means that the table has no room for a further peer: Config.MaxRoutes others were added. Delete some.
 	ErrFull = errors.New("router: the table of routes is full; delete peers, or raise Config.MaxRoutes")
+	// ErrTooManyLinks means that a connection was not kept because Config.MaxLinks others are needed.
+	ErrTooManyLinks = errors.New("router: there are as many links as Config.MaxLinks allows, and all are needed")
 	// ErrNoAddress means that none of the peer's addresses is of a transport that this node has, and it has no link with us.
 	ErrNoAddress = errors.New("router: no address of the peer is of a transport of this node")
 )
@@ -148,6 +170,9 @@ func New(cfg Config) (*Router, error) {
 		r.transports[traits.Scheme] = t
 		r.rank[traits.Scheme] = i
 	}
+	for r.incarnation == 0 {
+		r.incarnation = rand.Uint64()
+	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
 }
@@ -184,6 +209,9 @@ func (r *Router) Close(code transport.Code, reason string) {
 	}
 	watchers := r.watchers
 	r.watchers = nil
+	if r.keeper.timer != nil && r.keeper.timer.Stop() {
+		r.running.Done()
+	}
 	r.mu.Unlock()
 	for w := range watchers {
 		w.end()

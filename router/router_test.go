@@ -62,9 +62,16 @@ func (s *scripted) dialled() []transport.Addr {
 // newRouter returns a router over the given transports that serves the message service with an empty table.
 func newRouter(t testing.TB, change func(*Config), transports ...transport.Transport) *Router {
 	t.Helper()
+	var r *Router
+	ready := make(chan struct{}) // closed when r is set
 	cfg := Config{Transports: transports, Serve: func(ctx context.Context, c transport.Conn, s transport.Stream) {
-		if _, err := protocol.ReadService(s); err != nil {
+		service, err := protocol.ReadService(s)
+		if err != nil {
 			s.Reset(transport.CodeProtocol)
+			return
+		}
+		if <-ready; service == LinkService {
+			r.Control(s)
 			return
 		}
 		protocol.Serve(ctx, s, c.Info().RemotePeer, nil, nil)
@@ -72,10 +79,11 @@ func newRouter(t testing.TB, change func(*Config), transports ...transport.Trans
 	if change != nil {
 		change(&cfg)
 	}
-	r, err := New(cfg)
-	if err != nil {
+	var err error
+	if r, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	close(ready)
 	t.Cleanup(func() { r.Close(transport.CodeShutdown, "") })
 	return r
 }
@@ -181,7 +189,7 @@ func TestPenalty(t *testing.T) {
 		{0, time.Hour, 0}, {1, 0, 1}, {1, 2 * time.Minute, 1}, {1, 2*time.Minute + 1, 0}, {3, 8 * time.Minute, 3},
 		{4, 10 * time.Minute, 4}, {4, 10*time.Minute + 1, 0}, {1 << 40, 10 * time.Minute, 1 << 40}, {1 << 40, 10*time.Minute + 1, 0},
 	} {
-		if got := (failures{test.count, now.Add(-test.ago)}).penalty(now); got != test.want {
+		if got := (failures{count: test.count, last: now.Add(-test.ago)}).penalty(now); got != test.want {
 			t.Errorf("%d failures, %v ago: penalty %d, want %d", test.count, test.ago, got, test.want)
 		}
 	}

@@ -27,6 +27,8 @@ type Link struct {
 	Addr   transport.Addr `json:"addr"` // the peer's end
 	Dialer bool           `json:"dialer"`
 	Since  time.Time      `json:"since"`
+	// Preferred says that new exchanges take this one. Both sides come to agree which.
+	Preferred bool `json:"preferred"`
 }
 
 // route is the state of one peer. It is guarded by Router.mu.
@@ -34,20 +36,29 @@ type route struct {
 	fact    greeting.Notice             // the newest that was taken
 	first   bool                        // the peer itself has told fact
 	added   []transport.Addr            // never written to: where a caller of ours reached it, or told us to
+	away    []transport.Addr            // what added was when the peer said that it leaves: it is looked for there
 	hint    greeting.Notice             // the newest that others said since, of a peer whose fact they cannot replace
 	by      identity.ID                 // on whose word alone the peer is known; zero if it is ours or the peer's own
 	deleted bool                        // by a caller: hints do not bring it back
 	failed  map[transport.Addr]failures // addresses whose last attempt failed
 
-	links   []*link
-	dialing *dialing // the one dial under way for a long connection
+	kept       bool // the keeper dials
+	links      []*link
+	tie        tiebreak  // between them
+	generation uint32    // of the tie-break, as it was last seen
+	proven     time.Time // when it was first seen
+	dialing    *dialing  // the one dial under way for a long connection
 }
 
 // failures is how often an address has failed in a row, and when it did last.
 type failures struct {
 	count int
 	last  time.Time
+	until time.Time // when it is tried again unasked
 }
+
+// wanted reports whether a caller of ours has added the peer, so that a link with it is kept up.
+func (rt *route) wanted() bool { return !rt.deleted && len(rt.added)+len(rt.away) > 0 }
 
 // known reports whether the peer counts as one of ours.
 func (rt *route) known() bool {
@@ -59,6 +70,7 @@ func (r *Router) get(id identity.ID) *route {
 	rt := r.routes[id]
 	if rt == nil {
 		rt = &route{fact: greeting.Notice{Change: greeting.Arrived, Peer: greeting.Peer{ID: id}}}
+		rt.tie.smaller = bytes.Compare(r.self[:], id[:]) < 0
 		r.routes[id] = rt
 	}
 	return rt
@@ -66,7 +78,7 @@ func (r *Router) get(id identity.ID) *route {
 
 // sweep forgets the state of a peer of which nothing is left to know, with mu held.
 func (r *Router) sweep(id identity.ID) {
-	if rt := r.routes[id]; rt != nil && !rt.known() && !rt.deleted && len(rt.links) == 0 && rt.dialing == nil &&
+	if rt := r.routes[id]; rt != nil && !rt.known() && !rt.wanted() && !rt.deleted && len(rt.links) == 0 && rt.dialing == nil &&
 		rt.fact.Change != greeting.Left {
 		r.drop(id)
 	}
@@ -133,9 +145,15 @@ func (r *Router) candidates(rt *route) []transport.Addr {
 func (r *Router) snapshot(rt *route) Route {
 	out := Route{ID: rt.fact.Peer.ID, Name: rt.fact.Peer.Name, FirstHand: rt.first, Addrs: r.addresses(rt)}
 	for _, l := range rt.links {
-		out.Links = append(out.Links, Link{Addr: l.conn.Info().RemoteAddr, Dialer: l.conn.Info().Dialer, Since: l.since})
+		out.Links = append(out.Links, rt.linkSnapshot(l))
 	}
 	return out
+}
+
+// linkSnapshot returns a link as the router's users see it, with mu held.
+func (rt *route) linkSnapshot(l *link) Link {
+	info := l.conn.Info()
+	return Link{Addr: info.RemoteAddr, Dialer: info.Dialer, Since: l.since, Preferred: rt.best() == l}
 }
 
 // Routes returns the known peers, ordered by name and ID. The result is the caller's.
@@ -228,8 +246,9 @@ func (r *Router) Introduce(addr transport.Addr) error {
 			added = append(added, a)
 		}
 	}
-	rt.added = added
+	rt.added, rt.away = added, nil
 	r.attribute(rt, identity.ID{})
+	r.keepLocked()
 	if !was {
 		r.emit(Event{Kind: RouteAdded, Route: r.snapshot(rt), Reason: "added"})
 	}
@@ -248,7 +267,7 @@ func (r *Router) Delete(id identity.ID) error {
 	}
 	gone := r.snapshot(rt)
 	links := slices.Clone(rt.links)
-	rt.deleted, rt.first, rt.added, rt.hint, rt.failed = true, false, nil, greeting.Notice{}, nil
+	rt.deleted, rt.first, rt.added, rt.away, rt.hint, rt.failed = true, false, nil, nil, greeting.Notice{}, nil
 	rt.fact.Peer.Addrs = nil
 	r.attribute(rt, identity.ID{})
 	if rt.dialing != nil {

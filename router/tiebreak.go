@@ -22,8 +22,9 @@ type tiebreak struct {
 
 // candidate is a link as the tie-break sees it.
 type candidate struct {
-	dialed bool // by this side
-	rank   rank // set if dialed, else with the hello
+	link   *link // whose state this is
+	dialed bool  // by this side
+	rank   rank  // set if dialed, else with the hello
 
 	incarnation uint64 // the peer's, from its hello on this link; zero until then
 	proven      bool   // a frame has gone each way, as this side knows
@@ -77,12 +78,12 @@ const (
 	sendReady  orderKind = iota // tell the peer that its hello has come
 	sendPledge                  // promise to open no stream
 	closeLink                   // close the connection
-	prefer                      // the link has won: nothing to do but to tell who watches
+	prefer                      // the link has won, for the reason given if there was another: who watches is told
 )
 
-// dialling returns the generation of a dial that begins now.
-func (t *tiebreak) dialling() uint32 {
-	if !t.any || t.generation == 1<<32-1 {
+// dialling returns the generation of a dial whose dialer knew of the links that were proven so far, or knew of none of them.
+func (t *tiebreak) dialling(knew bool) uint32 {
+	if !knew || !t.any || t.generation == 1<<32-1 {
 		return t.generation
 	}
 	return t.generation + 1
@@ -145,13 +146,13 @@ func (t *tiebreak) retire(c *candidate) []order {
 
 // best returns the link that a new stream takes, or nil if there is none: the winner, or while there is none the newest.
 func (t *tiebreak) best() *candidate {
-	if w := t.winner; w != nil && !w.consent && !w.leaving {
+	if w := t.winner; w != nil && !w.consent && !w.leaving && !w.closing {
 		return w
 	}
 	var best *candidate
 	for _, c := range t.links {
 		// A loser whose winner has died is as good as any, if nothing was promised.
-		if !c.consent && !c.leaving && !t.former(c) && (best == nil || c.proven == best.proven || c.proven) {
+		if !c.consent && !c.leaving && !c.closing && !t.former(c) && (best == nil || c.proven == best.proven || c.proven) {
 			best = c
 		}
 	}
@@ -172,7 +173,7 @@ func (t *tiebreak) settle() []order {
 	var second *candidate
 	t.winner = nil
 	for _, c := range t.links {
-		if !c.proven || t.former(c) {
+		if !c.proven || c.closing || t.former(c) {
 			continue
 		}
 		t.generation, t.any = max(t.generation, c.rank.generation), true
@@ -224,11 +225,11 @@ func (t *tiebreak) settleLink(c *candidate) (out []order) {
 	return out
 }
 
-// over says why a link has won over the second best, which may be nil.
+// over says why a link has won over the second best: nothing if there is none.
 func (a rank) over(second *candidate) string {
 	switch {
 	case second == nil:
-		return "it is the only one"
+		return ""
 	case a.generation != second.rank.generation:
 		return "it was dialled later, by a side that knew of the other"
 	case a.smaller != second.rank.smaller:

@@ -13,7 +13,7 @@ import (
 // test, which may try them all.
 type world struct {
 	sides [2]side
-	links []*wire
+	links []*cable
 	dials [2]int // how many each side may still begin
 	opens [2]int // streams likewise
 	kills int    // links that may still be cut
@@ -28,11 +28,11 @@ type side struct {
 	life uint64
 }
 
-// wire is a connection between the two sides.
-type wire struct {
+// cable is a connection between the two sides.
+type cable struct {
 	dialer int
 	begun  rank
-	knew   []*wire // links that had proved to work when the dialer dialled
+	knew   []*cable // links that had proved to work when the dialer dialled
 	lives  [2]uint64
 	end    [2]*candidate // nil before that side has it
 	came   [2]bool       // the side has had it
@@ -128,7 +128,7 @@ func (w *world) steps() map[string]func() error {
 			out[fmt.Sprintf("side %d dials", i)] = func() error {
 				w.dials[i]--
 				w.serial++
-				l := &wire{dialer: i, begun: rank{generation: s.t.dialling(), serial: w.serial}}
+				l := &cable{dialer: i, begun: rank{generation: s.t.dialling(true), serial: w.serial}}
 				for j := range w.sides {
 					l.lives[j] = w.sides[j].life
 				}
@@ -206,9 +206,9 @@ func (w *world) steps() map[string]func() error {
 }
 
 // lost reports whether nobody tells the side of the link's death: the other was started anew and says nothing of its former life.
-func (l *wire) lost(i int, w *world) bool { return l.lives[1-i] != w.sides[1-i].life }
+func (l *cable) lost(i int, w *world) bool { return l.lives[1-i] != w.sides[1-i].life }
 
-func (w *world) stepsAt(out map[string]func() error, n int, l *wire, i int, c *candidate) {
+func (w *world) stepsAt(out map[string]func() error, n int, l *cable, i int, c *candidate) {
 	t := w.sides[i].t
 	if len(l.ctrl[i]) > 0 {
 		out[fmt.Sprintf("side %d hears on link %d", i, n)] = func() error {
@@ -248,17 +248,17 @@ func (w *world) stepsAt(out map[string]func() error, n int, l *wire, i int, c *c
 	}
 }
 
-func (l *wire) send(to int, m message) {
+func (l *cable) send(to int, m message) {
 	if !l.dead {
 		l.ctrl[to] = append(l.ctrl[to], m)
 	}
 }
 
-func (w *world) of(c *candidate) *wire {
-	return w.links[slices.IndexFunc(w.links, func(l *wire) bool { return l.end[0] == c || l.end[1] == c })]
+func (w *world) of(c *candidate) *cable {
+	return w.links[slices.IndexFunc(w.links, func(l *cable) bool { return l.end[0] == c || l.end[1] == c })]
 }
 
-func (w *world) cutLink(l *wire) {
+func (w *world) cutLink(l *cable) {
 	l.dead = true
 	l.came = [2]bool{true, true}
 	l.ctrl, l.fresh = [2][]message{}, [2]int{}
@@ -312,7 +312,7 @@ func (w *world) rest() error {
 		return nil
 	}
 	for _, l := range w.links {
-		if !w.cut && slices.ContainsFunc(l.knew, func(other *wire) bool { return !other.dead }) {
+		if !w.cut && slices.ContainsFunc(l.knew, func(other *cable) bool { return !other.dead }) {
 			return fmt.Errorf("a link is left whose replacement was dialled on purpose")
 		}
 	}

@@ -16,13 +16,18 @@ const (
 	RouteRemoved Kind = "route removed"
 	LinkUp       Kind = "link up"
 	LinkDown     Kind = "link down"
+	// LinkPreferred means that of several links with a peer one was agreed on, which new exchanges take from now on.
+	LinkPreferred Kind = "link preferred"
+	// NetworkChanged means that this machine has slept, or that the addresses of its interfaces have changed.
+	NetworkChanged Kind = "network changed"
 )
 
 // Event is a change of the table or of a link.
 type Event struct {
 	Kind   Kind      `json:"kind"`
 	Time   time.Time `json:"time"`
-	Route  Route     `json:"route"`  // as it is after the change; as it was, if it was removed
+	Route  Route     `json:"route"`  // as it is after the change; as it was, if it was removed; zero if it is about none
+	Link   Link      `json:"link"`   // that it tells of; zero if it is not about a link
 	Reason string    `json:"reason"` // why, for people
 	Missed int       `json:"missed"` // how many events before this one were dropped because the watcher was slow
 }
