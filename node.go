@@ -35,6 +35,12 @@ type Config struct {
 	MaxRoutes int
 	// Parallel bounds how many peers DispatchAll talks to at once. Zero or less means 64.
 	Parallel int
+	// IdleTimeout is how long nothing runs on a link before it is closed, if neither side's callers have added the other. Zero
+	// means 5 minutes, less means never.
+	IdleTimeout time.Duration
+	// MaxLinks bounds the long connections with peers. To make room the one is closed that has been idle for the longest, among
+	// those with peers that no caller has added; if all are needed the new connection is refused. Zero or less means 1024.
+	MaxLinks int
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
 }
@@ -78,7 +84,9 @@ func New(cfg Config) (*Node, error) {
 	var err error
 	n.router, err = router.New(router.Config{
 		Transports: n.cfg.Transports, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout,
-		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, Logger: cfg.Logger,
+		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, IdleTimeout: cfg.IdleTimeout, MaxLinks: cfg.MaxLinks,
+		Handler:        protocol.HandlerFunc(func(ctx context.Context, m protocol.Message) (protocol.Message, error) { return n.handler.Handle(ctx, m) }),
+		NetworkChanged: n.networkChanged, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pheromones: %w", err)
@@ -149,6 +157,15 @@ func (n *Node) bind(ctx context.Context, s string) (transport.Listener, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: %s: this node has no transport of the scheme %q", transport.ErrBadAddr, s, addr.Scheme)
+}
+
+// networkChanged tells peers of the addresses that the node has now, if they are others than before.
+func (n *Node) networkChanged() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closing && !slices.Equal(n.router.Self().Addrs, advertised(n.bound)) {
+		n.announce()
+	}
 }
 
 // announce makes the listeners' addresses what the node tells of itself, with mu held.

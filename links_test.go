@@ -1,0 +1,152 @@
+package pheromones_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones"
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/protocol"
+	"github.com/Blockchain-CN/pheromones/router"
+)
+
+var rounds = flag.Int("rounds", 60, "how many `rounds` the tests of links go")
+
+// counting is a node that answers numbered messages and counts how often each was executed.
+type counting struct {
+	*pheromones.Node
+	addr string
+
+	mu   sync.Mutex
+	runs map[uint64]int
+}
+
+func newCounting(t *testing.T, scheme, name string) *counting {
+	t.Helper()
+	c := &counting{runs: make(map[uint64]int)}
+	c.Node = newNode(t, name, c, scheme)
+	c.addr = addrOf(c.Node)
+	return c
+}
+
+func (c *counting) Handle(_ context.Context, m protocol.Message) (protocol.Message, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.runs[binary.BigEndian.Uint64(m.Data)]++
+	return protocol.Message{Operation: "done", Data: m.Data}, nil
+}
+
+func idOf(c *counting) []byte { id := c.ID(); return id[:] }
+
+// settled reports whether both nodes have one link, the same.
+func settled(a, b *counting) bool {
+	x, y := links(a.Node, b.ID()), links(b.Node, a.ID())
+	return len(x) == 1 && len(y) == 1 && x[0].Dialer != y[0].Dialer && x[0].Preferred && y[0].Preferred
+}
+
+func links(n *pheromones.Node, peer identity.ID) []router.Link {
+	for _, r := range n.Routes() {
+		if r.ID == peer {
+			return r.Links
+		}
+	}
+	return nil
+}
+
+// Two nodes that add each other at once end up with one link on which both agree; no call fails, and nothing is executed twice.
+// With -rounds 10000 it is long.
+func TestAddAtOnce(t *testing.T) {
+	eachTransport(t, func(t *testing.T, scheme string) {
+		var number, failed, twice, smaller atomic.Uint64
+		for round := range *rounds {
+			a, b := newCounting(t, scheme, "a"), newCounting(t, scheme, "b")
+			stop := make(chan struct{})
+			var traffic sync.WaitGroup
+			send := func(from, to *counting) {
+				n := number.Add(1)
+				reply, err := from.Dispatch(t.Context(), to.ID().String(), protocol.Message{Operation: "count", Data: binary.BigEndian.AppendUint64(nil, n)})
+				if err != nil || binary.BigEndian.Uint64(reply.Data) != n {
+					failed.Add(1)
+					t.Errorf("round %d: %v", round, err)
+				}
+			}
+			flowing := round%2 == 1
+			if flowing {
+				if _, err := a.Add(t.Context(), b.addr); err != nil {
+					t.Fatal(err)
+				}
+				for i := range 8 {
+					traffic.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							default:
+								if i%2 == 0 {
+									send(a, b)
+								} else {
+									send(b, a)
+								}
+							}
+						}
+					})
+				}
+			}
+			var adds sync.WaitGroup
+			for _, pair := range [][2]*counting{{a, b}, {b, a}} {
+				pause := time.Duration(rand.Int64N(int64(2 * time.Millisecond)))
+				adds.Go(func() {
+					time.Sleep(pause)
+					if _, err := pair[0].Add(t.Context(), pair[1].addr); err != nil {
+						failed.Add(1)
+						t.Errorf("round %d: %v", round, err)
+					}
+					send(pair[0], pair[1])
+				})
+			}
+			adds.Wait()
+			close(stop)
+			traffic.Wait()
+			if scheme != "tcp" {
+				deadline := time.Now().Add(20 * time.Second)
+				for !settled(a, b) {
+					if time.Now().After(deadline) {
+						t.Fatalf("round %d: the links are %+v and %+v, want one, the same on both sides", round, links(a.Node, b.ID()), links(b.Node, a.ID()))
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if l := links(a.Node, b.ID())[0]; l.Dialer == (bytes.Compare(idOf(a), idOf(b)) < 0) {
+					smaller.Add(1)
+				}
+			}
+			send(a, b)
+			send(b, a)
+			for _, n := range []*counting{a, b} {
+				n.mu.Lock()
+				for _, runs := range n.runs {
+					if runs != 1 {
+						twice.Add(1)
+					}
+				}
+				n.mu.Unlock()
+				n.Close()
+			}
+			if t.Failed() {
+				break
+			}
+		}
+		fmt.Printf("%s: %d rounds, %d exchanges, %d failed, %d executed twice; in %d rounds the smaller ID had dialled the link that stayed\n",
+			scheme, *rounds, number.Load(), failed.Load(), twice.Load(), smaller.Load())
+		if twice.Load() > 0 {
+			t.Errorf("%d exchanges were executed twice", twice.Load())
+		}
+	})
+}
