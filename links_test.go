@@ -150,3 +150,70 @@ func TestAddAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Conversations go on to their end on the link they began on, however often it is replaced meanwhile.
+func TestReplaceUnderConversations(t *testing.T) {
+	const talks, steps = 64, 20
+	eachTransport(t, func(t *testing.T, scheme string) {
+		if scheme == "tcp" {
+			return // there are no links to replace
+		}
+		next := protocol.HandlerFunc(func(_ context.Context, m protocol.Message) (protocol.Message, error) {
+			if m.Operation != "step" {
+				return protocol.Message{}, fmt.Errorf("got the operation %q", m.Operation)
+			}
+			n := binary.BigEndian.Uint64(m.Data)
+			if n == steps {
+				return protocol.Message{}, nil
+			}
+			return protocol.Message{Operation: "step", Data: binary.BigEndian.AppendUint64(nil, n+1)}, nil
+		})
+		a, b := newNode(t, "a", next, scheme), newNode(t, "b", next, scheme)
+		if _, err := a.Add(t.Context(), addrOf(b)); err != nil {
+			t.Fatal(err)
+		}
+		stop := make(chan struct{})
+		var ended atomic.Int64
+		var wg sync.WaitGroup
+		for i := range talks {
+			from, to := a, b
+			if i%2 == 1 {
+				from, to = b, a
+			}
+			wg.Go(func() {
+				for {
+					if err := from.Converse(t.Context(), to.ID().String(), protocol.Message{Operation: "step", Data: make([]byte, 8)}); err != nil {
+						t.Error(err)
+						return
+					}
+					ended.Add(1)
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			})
+		}
+		for i := range *rounds {
+			from, to := a, b
+			if i%2 == 1 {
+				from, to = b, a
+			}
+			if _, err := from.Add(t.Context(), addrOf(to)); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		close(stop)
+		wg.Wait()
+		t.Logf("%s: a new link %d times under %d conversations at a time, %d in all", scheme, *rounds, talks, ended.Load())
+		deadline := time.Now().Add(20 * time.Second)
+		for len(links(a, b.ID())) != 1 || len(links(b, a.ID())) != 1 {
+			if time.Now().After(deadline) {
+				t.Fatalf("the links are %+v and %+v, want one", links(a, b.ID()), links(b, a.ID()))
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+}

@@ -288,7 +288,8 @@ func (r *Router) spreadLocked(notices []greeting.Notice, except identity.ID) {
 	}
 }
 
-// spread tells the peers that we know first-hand, or have a link with, what waits.
+// spread tells the peers that we have a link with, or that are met by connections of one stream, what waits: news are no reason
+// to dial for a link.
 func (r *Router) spread() {
 	defer r.running.Done()
 	for {
@@ -302,7 +303,7 @@ func (r *Router) spread() {
 		}
 		var peers []identity.ID
 		for id, rt := range r.routes {
-			if rt.known() && (rt.first || len(rt.links) > 0) {
+			if rt.known() && (rt.best() != nil || rt.first && r.byOneStream(rt)) {
 				peers = append(peers, id)
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -404,13 +403,12 @@ func (r *Router) note(id identity.ID, a transport.Addr, worked bool) {
 	rt := r.routes[id]
 	switch {
 	case rt == nil:
-	case worked:
+	case worked && r.transports[a.Scheme].Traits().OneStream:
 		delete(rt.failed, a)
+	case worked:
+		rt.answered(a)
 	default:
-		if rt.failed == nil {
-			rt.failed = make(map[transport.Addr]failures)
-		}
-		rt.failed[a] = rt.failed[a].again(time.Now(), rand.Float64())
+		rt.fail(a)
 		if len(rt.failed) > maxFailed {
 			addrs := r.addresses(rt)
 			maps.DeleteFunc(rt.failed, func(a transport.Addr, _ failures) bool { return !slices.Contains(addrs, a) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -36,6 +37,10 @@ const (
 	// maxKeeping bounds the keeper's own dials at a time.
 	maxKeeping = 32
 
+	// lasting is how long a link must have lived for its address to count as good: a peer that closes each link soon is not
+	// dialled again and again.
+	lasting = 10 * time.Second
+
 	backoffFirst = 500 * time.Millisecond
 	backoffMax   = 30 * time.Second
 )
@@ -46,6 +51,21 @@ func (f failures) again(now time.Time, random float64) failures {
 	wait := min(backoffFirst<<min(f.count, 16), backoffMax)
 	wait -= time.Duration(random * float64(wait) / 2)
 	return failures{f.count + 1, now, now.Add(wait)}
+}
+
+// fail notes that a dial at an address has failed, or a link was soon over, with mu held.
+func (rt *route) fail(a transport.Addr) {
+	if rt.failed == nil {
+		rt.failed = make(map[transport.Addr]failures)
+	}
+	rt.failed[a] = rt.failed[a].again(time.Now(), rand.Float64())
+}
+
+// answered notes that a dial for a link has succeeded; whether the address is good, its life will tell. With mu held.
+func (rt *route) answered(a transport.Addr) {
+	if f, ok := rt.failed[a]; ok {
+		rt.failed[a] = failures{count: f.count}
+	}
 }
 
 // keepLocked makes the keeper look in a second, unless it does anyway; with mu held.

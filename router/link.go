@@ -125,7 +125,7 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 	reason := "the peer dialled"
 	if l.dialed {
 		reason = "we dialled"
-		delete(rt.failed, info.RemoteAddr)
+		rt.answered(info.RemoteAddr)
 		r.serial++
 		l.rank.generation, l.rank.serial = rt.tie.dialling(rt.proven.Before(began)), r.serial
 		l.say(r.helloLocked(l))
@@ -247,6 +247,11 @@ func (l *link) run() {
 	rt := r.get(id)
 	rt.links = slices.DeleteFunc(rt.links, func(other *link) bool { return other == l })
 	r.links--
+	if addr := l.conn.Info().RemoteAddr; l.dialed && time.Since(l.since) >= lasting {
+		delete(rt.failed, addr)
+	} else if l.dialed && !l.closing {
+		rt.fail(addr)
+	}
 	r.emit(Event{Kind: LinkDown, Route: r.snapshot(rt), Link: rt.linkSnapshot(l), Reason: context.Cause(l.conn.Context()).Error()})
 	r.carryOut(rt, rt.tie.down(&l.candidate))
 	if len(rt.links) == 0 && rt.dialing == nil && rt.known() && len(r.addresses(rt)) == 0 {

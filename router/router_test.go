@@ -74,7 +74,7 @@ func newRouter(t testing.TB, change func(*Config), transports ...transport.Trans
 			r.Control(s)
 			return
 		}
-		protocol.Serve(ctx, s, c.Info().RemotePeer, nil, nil)
+		protocol.Serve(ctx, s, c.Info().RemotePeer, r.cfg.Handler, nil)
 	}}
 	if change != nil {
 		change(&cfg)

@@ -1,11 +1,10 @@
 package router
 
 import (
+	"encoding/binary"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 )
 
@@ -96,36 +95,72 @@ func (w *world) clone() *world {
 
 // key tells worlds apart.
 func (w *world) key() string {
-	var b strings.Builder
-	number := make(map[*candidate]int)
-	fmt.Fprint(&b, w.dials, w.opens, w.kills, w.lives, w.cut)
+	b := make([]byte, 0, 512)
+	num := func(ns ...int) {
+		for _, n := range ns {
+			b = binary.AppendVarint(b, int64(n))
+		}
+	}
+	flag := func(fs ...bool) {
+		for _, f := range fs {
+			if f {
+				b = append(b, 1)
+			} else {
+				b = append(b, 0)
+			}
+		}
+	}
+	number := make(map[*candidate]int, 2*len(w.links))
+	num(w.dials[0], w.dials[1], w.opens[0], w.opens[1], w.kills, w.lives[0], w.lives[1])
+	flag(w.cut)
 	for i, l := range w.links {
-		fmt.Fprint(&b, "|", l.dialer, l.begun, len(l.knew), l.lives, l.came, l.dead, l.ctrl, l.fresh, l.served, l.asked)
-		for _, c := range l.end {
-			if c != nil {
-				number[c] = i + 1
-				d := *c
-				d.peer = nil
-				fmt.Fprint(&b, d, c.peer)
+		num(l.dialer, int(l.begun.generation), int(l.begun.serial), len(l.knew), int(l.lives[0]), int(l.lives[1]))
+		flag(l.came[0], l.came[1], l.dead)
+		num(l.fresh[0], l.fresh[1], l.served[0], l.served[1], l.asked[0], l.asked[1])
+		for j, c := range l.end {
+			num(len(l.ctrl[j]))
+			for _, m := range l.ctrl[j] {
+				num(int(m.kind), int(m.life), int(m.generation), int(m.serial), int(m.p.opened), int(m.p.finished))
+			}
+			flag(c == nil)
+			if c == nil {
+				continue
+			}
+			number[c] = i + 1
+			num(int(c.rank.generation), int(c.rank.serial), int(c.incarnation), c.active, int(c.opened), int(c.finished), int(c.told.opened), int(c.told.finished))
+			flag(c.proven, c.closing, c.leaving, c.consent, c.peer == nil)
+			if c.peer != nil {
+				num(int(c.peer.opened), int(c.peer.finished))
 			}
 		}
 	}
 	for _, s := range w.sides {
-		fmt.Fprint(&b, "|", s.life, s.t.incarnation, s.t.generation, s.t.any, number[s.t.winner])
+		num(int(s.life), int(s.t.incarnation), int(s.t.generation), number[s.t.winner], len(s.t.links))
+		flag(s.t.any)
 		for _, c := range s.t.links {
-			fmt.Fprint(&b, ",", number[c])
+			num(number[c])
 		}
 	}
-	return b.String()
+	return string(b)
 }
 
+// step is something that could happen next.
+type step struct {
+	format     string
+	link, side int
+	do         func() error
+}
+
+func (s step) String() string { return fmt.Sprintf(s.format, s.side, s.link) }
+
 // steps returns all that could happen next.
-func (w *world) steps() map[string]func() error {
-	out := make(map[string]func() error)
+func (w *world) steps() []step {
+	var out []step
+	add := func(format string, n, i int, do func() error) { out = append(out, step{format, n, i, do}) }
 	for i := range w.sides {
 		s := &w.sides[i]
 		if w.dials[i] > 0 {
-			out[fmt.Sprintf("side %d dials", i)] = func() error {
+			add("side %d dials", 0, i, func() error {
 				w.dials[i]--
 				w.serial++
 				l := &cable{dialer: i, begun: rank{generation: s.t.dialling(true), serial: w.serial}}
@@ -139,10 +174,10 @@ func (w *world) steps() map[string]func() error {
 				}
 				w.links = append(w.links, l)
 				return nil
-			}
+			})
 		}
 		if w.opens[i] > 0 && s.t.best() != nil {
-			out[fmt.Sprintf("side %d opens a stream", i)] = func() error {
+			add("side %d opens a stream", 0, i, func() error {
 				w.opens[i]--
 				c := s.t.best()
 				c.active++
@@ -153,10 +188,10 @@ func (w *world) steps() map[string]func() error {
 					l.fresh[1-i]++
 				}
 				return nil
-			}
+			})
 		}
 		if w.lives[i] > 0 {
-			out[fmt.Sprintf("side %d restarts", i)] = func() error {
+			add("side %d restarts", 0, i, func() error {
 				w.lives[i]--
 				w.cut = true
 				*s = side{&tiebreak{smaller: i == 0}, s.life + 100}
@@ -165,23 +200,23 @@ func (w *world) steps() map[string]func() error {
 					l.ctrl, l.fresh = [2][]message{}, [2]int{}
 				}
 				return nil
-			}
+			})
 		}
 	}
 	for n, l := range w.links {
 		if !l.dead && w.kills > 0 {
-			out[fmt.Sprintf("link %d is cut", n)] = func() error {
+			add("link %[2]d is cut", n, 0, func() error {
 				w.kills--
 				w.cut = true
 				w.cutLink(l)
 				return nil
-			}
+			})
 		}
 		for i := range w.sides {
 			t := w.sides[i].t
 			switch c := l.end[i]; {
 			case !l.came[i] && !l.dead:
-				out[fmt.Sprintf("link %d comes up at %d", n, i)] = func() error {
+				add("at side %d comes up link %d", n, i, func() error {
 					l.came[i] = true
 					c := &candidate{dialed: i == l.dialer}
 					if c.dialed {
@@ -190,15 +225,15 @@ func (w *world) steps() map[string]func() error {
 					}
 					l.end[i] = c
 					return w.do(i, t.up(c))
-				}
+				})
 			case c != nil && l.dead && !l.lost(i, w):
-				out[fmt.Sprintf("side %d sees that link %d is dead", i, n)] = func() error {
+				add("side %d sees that link %d is dead", n, i, func() error {
 					l.end[i], l.served[i], l.asked[i] = nil, 0, 0
 					return w.do(i, t.down(c))
-				}
+				})
 			}
 			if c := l.end[i]; c != nil {
-				w.stepsAt(out, n, l, i, c)
+				w.stepsAt(add, n, l, i, c)
 			}
 		}
 	}
@@ -208,10 +243,10 @@ func (w *world) steps() map[string]func() error {
 // lost reports whether nobody tells the side of the link's death: the other was started anew and says nothing of its former life.
 func (l *cable) lost(i int, w *world) bool { return l.lives[1-i] != w.sides[1-i].life }
 
-func (w *world) stepsAt(out map[string]func() error, n int, l *cable, i int, c *candidate) {
+func (w *world) stepsAt(add func(string, int, int, func() error), n int, l *cable, i int, c *candidate) {
 	t := w.sides[i].t
 	if len(l.ctrl[i]) > 0 {
-		out[fmt.Sprintf("side %d hears on link %d", i, n)] = func() error {
+		add("side %d hears on link %d", n, i, func() error {
 			m := l.ctrl[i][0]
 			l.ctrl[i] = l.ctrl[i][1:]
 			switch m.kind {
@@ -224,27 +259,27 @@ func (w *world) stepsAt(out map[string]func() error, n int, l *cable, i int, c *
 				return w.do(i, t.ready(c))
 			}
 			return w.do(i, t.pledged(c, m.p))
-		}
+		})
 	}
 	if l.fresh[i] > 0 {
-		out[fmt.Sprintf("side %d accepts a stream on link %d", i, n)] = func() error {
+		add("side %d accepts a stream on link %d", n, i, func() error {
 			l.fresh[i]--
 			l.served[i]++
 			c.active++
 			return nil
-		}
+		})
 	}
 	if l.served[i] > 0 {
-		out[fmt.Sprintf("side %d ends an accepted stream on link %d", i, n)] = func() error {
+		add("side %d ends an accepted stream on link %d", n, i, func() error {
 			l.served[i]--
 			return w.do(i, t.ended(c, false))
-		}
+		})
 	}
 	if l.asked[i] > 0 {
-		out[fmt.Sprintf("side %d ends its stream on link %d", i, n)] = func() error {
+		add("side %d ends its stream on link %d", n, i, func() error {
 			l.asked[i]--
 			return w.do(i, t.ended(c, true))
-		}
+		})
 	}
 }
 
@@ -341,19 +376,19 @@ func TestTiebreakEverything(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			seen := make(map[string]bool)
-			var explore func(w *world, trace []string)
-			explore = func(w *world, trace []string) {
+			var explore func(w *world, trace []step)
+			explore = func(w *world, trace []step) {
 				steps := w.steps()
 				if len(steps) == 0 {
 					if err := w.rest(); err != nil {
-						t.Fatalf("%v, after:\n%s", err, strings.Join(trace, "\n"))
+						t.Fatalf("%v, after:\n%v", err, trace)
 					}
 					return
 				}
-				for _, step := range slices.Sorted(maps.Keys(steps)) {
+				for i, step := range steps {
 					next := w.clone()
-					if err := next.steps()[step](); err != nil {
-						t.Fatalf("%v, after:\n%s\n%s", err, strings.Join(trace, "\n"), step)
+					if err := next.steps()[i].do(); err != nil {
+						t.Fatalf("%v, after:\n%v\n%v", err, trace, step)
 					}
 					if k := next.key(); !seen[k] {
 						seen[k] = true
@@ -372,21 +407,20 @@ func TestTiebreakAtRandom(t *testing.T) {
 	for seed := range uint64(20000) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		w := newWorld([2]int{rng.IntN(4), rng.IntN(4)}, [2]int{rng.IntN(6), rng.IntN(6)}, rng.IntN(3), [2]int{rng.IntN(2), rng.IntN(2)})
-		var trace []string
+		var trace []step
 		for {
 			steps := w.steps()
 			if len(steps) == 0 {
 				break
 			}
-			names := slices.Sorted(maps.Keys(steps))
-			step := names[rng.IntN(len(names))]
+			step := steps[rng.IntN(len(steps))]
 			trace = append(trace, step)
-			if err := steps[step](); err != nil {
-				t.Fatalf("seed %d: %v, after:\n%s", seed, err, strings.Join(trace, "\n"))
+			if err := step.do(); err != nil {
+				t.Fatalf("seed %d: %v, after:\n%v", seed, err, trace)
 			}
 		}
 		if err := w.rest(); err != nil {
-			t.Fatalf("seed %d: %v, after:\n%s", seed, err, strings.Join(trace, "\n"))
+			t.Fatalf("seed %d: %v, after:\n%v", seed, err, trace)
 		}
 	}
 }
