@@ -14,12 +14,12 @@ import (
 func TestConformance(t *testing.T) {
 	conformance.TestTransport(t, conformance.Transport{
 		New: func(key identity.Key) (transport.Transport, error) {
-			return quic.New(key, &quic.Config{HandshakeTimeout: 2 * time.Second, IdleTimeout: 2 * time.Second})
+			return quic.New(key, &quic.Config{HandshakeTimeout: 10 * time.Second, IdleTimeout: 2 * time.Second})
 		},
 		Listen:           transport.Addr{Scheme: "quic", HostPort: "127.0.0.1:0"},
 		Network:          "udp",
 		Refuses:          runtime.GOOS == "linux", // elsewhere nobody tells us that a port is closed
-		HandshakeTimeout: 2 * time.Second,
+		HandshakeTimeout: 10 * time.Second,
 		IdleTimeout:      2 * time.Second,
 	})
 }

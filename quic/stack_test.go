@@ -14,7 +14,7 @@ import (
 func TestStack(t *testing.T) {
 	conformance.TestStack(t, conformance.Transport{
 		New: func(key identity.Key) (transport.Transport, error) {
-			return quic.New(key, &quic.Config{HandshakeTimeout: 2 * time.Second})
+			return quic.New(key, &quic.Config{HandshakeTimeout: 10 * time.Second})
 		},
 		Listen:  transport.Addr{Scheme: "quic", HostPort: "127.0.0.1:0"},
 		Network: "udp",
