@@ -54,6 +54,17 @@ func stackTable() []Rule {
 		{"hints-do-not-replace", "GR11", "What one peer says of another does not replace what that one has said itself.", 0, false, hintsDoNotReplace},
 		{"no-storm", "GR12", "News are passed on once, and what is no news is not.", 0, false, noStorm},
 
+		{"link-without-control", "LK1", "A link works without a control stream, and with frames that nobody knows.", needMany, false, linkWithoutControl},
+		{"link-hello", "LK2", "A hello is answered with one, which bears the node's incarnation and makes no route.", needMany, false, linkHello},
+		{"link-rank", "LK3", "Of several links the highest rank takes new streams.", needMany, false, linkRank},
+		{"link-new-life", "LK4", "Links with a former life of the peer are closed at once.", needMany, false, linkNewLife},
+		{"link-pledge", "LK5", "A link that has lost ends when nothing runs on it on either side, and not before.", needMany, false, linkPledge},
+		{"added-at-once", "LK6", "Nodes that add each other at once come to have one link.", needMany, false, linkAddedAtOnce},
+		{"link-ping", "LK7", "A ping is answered with its bytes.", needMany, false, linkProbed},
+		{"link-idle", "LK8", "A link that neither side needs is closed, if both agree.", needMany, false, linkIdle},
+		{"link-kept", "LK9", "A peer that was added and is back is linked and greeted again, unasked.", needMany, false, linkKept},
+		{"links-bounded", "LK10", "Of too many links the one that has been idle for the longest gives way, and those that are needed do not.", needMany, false, linkBound},
+
 		{"named-by", "RO1", "A peer is named by its ID, its name or its address.", 0, false, namedBy},
 		{"unknown-peer", "RO1", "An ID or a name that nobody has is ErrUnknownPeer.", 0, false, unknownPeer},
 		{"ambiguous-name", "RO2", "A name that several peers bear fails with an error that lists them.", 0, false, ambiguousName},

@@ -193,9 +193,6 @@ func (l *link) hear(kind byte, body []byte) error {
 			return fmt.Errorf("a malformed pledge")
 		}
 		r.carryOut(rt, rt.tie.pledged(&l.candidate, p))
-		if l.control.retiring && l.active == 0 {
-			r.carryOut(rt, rt.tie.retire(&l.candidate))
-		}
 	case kind == controlRetire:
 		if l.active == 0 && !rt.wanted() {
 			r.carryOut(rt, rt.tie.retire(&l.candidate))

@@ -192,7 +192,7 @@ func (r *Router) keepLink(rt *route, l *link, now time.Time) {
 		// The peer has promised nothing in return, or counts otherwise.
 		l.closing = true
 		r.closeLink(l, transport.CodeSuperseded, "nothing has run on it for long")
-	case idle > 0 && l.active == 0 && !rt.wanted() && !c.retiring && now.Sub(l.quietSince()) > idle:
+	case idle > 0 && l.active == 0 && !rt.wanted() && !l.asking && now.Sub(l.quietSince()) > idle:
 		r.retire(l)
 	}
 }
@@ -210,7 +210,7 @@ func (l *link) quietSince() time.Time {
 
 // retire gives up a link that this side does not need, if the peer agrees; with mu held.
 func (r *Router) retire(l *link) {
-	l.control.retiring = true
+	l.asking = true
 	if l.control.greeted {
 		l.say(appendControl(nil, controlRetire))
 		return

@@ -289,4 +289,3 @@ func TestBackoff(t *testing.T) {
 		t.Errorf("after very many failures: %v, want %v", got, backoffMax)
 	}
 }
-

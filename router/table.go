@@ -247,6 +247,9 @@ func (r *Router) Introduce(addr transport.Addr) error {
 		}
 	}
 	rt.added, rt.away = added, nil
+	for _, l := range rt.links {
+		l.asking = false // the link is needed now
+	}
 	r.attribute(rt, identity.ID{})
 	r.keepLocked()
 	if !was {

@@ -34,6 +34,7 @@ type candidate struct {
 	opened   uint64 // streams that this side has opened
 	finished uint64 // streams of the peer's that have come to their end here
 
+	asking  bool // the peer was asked whether it needs the link: if it pledges, this side leaves, too
 	leaving bool // this side wants no link any more, though no other has won; see retire
 	consent bool // this side has promised to open no stream on it any more
 	told    pledge
@@ -210,6 +211,7 @@ func (t *tiebreak) settleLink(c *candidate) (out []order) {
 	case c.active > 0:
 		return nil
 	}
+	c.leaving = c.leaving || c.asking && c.peer != nil
 	loses := t.winner != nil && c.rank.compare(t.winner.rank) < 0
 	if now := (pledge{c.opened, c.finished}); (loses || c.leaving) && (!c.consent || c.told != now) {
 		c.consent, c.told = true, now
