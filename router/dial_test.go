@@ -355,7 +355,10 @@ func TestManyLinks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := a.attach(c, time.Now())
+			l, err := a.attach(c, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
 			synctest.Wait()
 			if got := newest(a, b.ID()); got != l {
 				t.Error("a new stream does not take the newest link")

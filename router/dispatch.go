@@ -148,9 +148,9 @@ func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handle
 // greet holds the greeting over a long connection, which becomes a link: the one in use, if the two nodes agree. It returns
 // when that is known, so that a peer that has restarted is not looked for on a link to its former life.
 func (r *Router) greet(ctx context.Context, c transport.Conn, began time.Time, first protocol.Message, h protocol.Handler) error {
-	l := r.attach(c, began)
-	if l == nil {
-		return ErrClosed
+	l, err := r.attach(c, began)
+	if err != nil {
+		return err
 	}
 	id := c.Info().RemotePeer
 	s, err := l.open(ctx)
@@ -252,8 +252,8 @@ func (r *Router) reach(ctx context.Context, d *dialing, addr transport.Addr) {
 		d.id, addr.Peer = c.Info().RemotePeer, c.Info().RemotePeer
 		if err = r.Introduce(addr); err != nil || r.transports[addr.Scheme].Traits().OneStream {
 			c.CloseWithError(transport.CodeNone, "")
-		} else if d.link = r.attach(c, start); d.link == nil {
-			err = ErrClosed
+		} else {
+			d.link, err = r.attach(c, start)
 		}
 	} else {
 		err = &DialError{Peer: d.id, Attempts: []Attempt{{addr, time.Since(start), err}}}

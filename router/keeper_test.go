@@ -151,8 +151,8 @@ func TestIdleLinks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n.attach(conn, time.Now()) == nil {
-				t.Fatal("no link")
+			if _, err := n.attach(conn, time.Now()); err != nil {
+				t.Fatal(err)
 			}
 		}
 		s, _, err := c.Open(t.Context(), hub.ID())

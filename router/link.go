@@ -36,8 +36,8 @@ const (
 	// drainLinger is how long a draining link has had no stream when it closes, since what was written to a stream before it
 	// was closed may be on its way still.
 	drainLinger = time.Second
-	// maxLinks bounds the links with one peer. Two are common, if both sides dial at once; more are from restarts.
-	maxLinks = 16
+	// maxLinks bounds the links with one peer. Two are common, if both sides dial at once; more drain.
+	maxLinks = 64
 )
 
 // Accept takes over a connection that a peer dialled: it serves the streams that the peer opens and, unless the connection
@@ -84,12 +84,12 @@ func (r *Router) isDraining() bool {
 	return r.draining
 }
 
-// attach makes a link of a long connection, which was dialled, if by us, at the time began. It closes the connection and returns
-// nil if the router is closed or the peer is this node.
-func (r *Router) attach(c transport.Conn, began time.Time) *link {
+// attach makes a link of a long connection, which was dialled, if by us, at the time began. It closes the connection and fails
+// with ErrClosed, ErrTooManyLinks, or ErrSelf if the peer is this node.
+func (r *Router) attach(c transport.Conn, began time.Time) (*link, error) {
 	if c.Info().RemotePeer == r.self {
 		c.CloseWithError(transport.CodeRefused, "the peer is this node itself")
-		return nil
+		return nil, ErrSelf
 	}
 	r.mu.Lock()
 	l, err := r.attachLocked(c, began)
@@ -101,7 +101,7 @@ func (r *Router) attach(c transport.Conn, began time.Time) *link {
 	default:
 		c.CloseWithError(transport.CodeShutdown, "")
 	}
-	return l
+	return l, err
 }
 
 // attachLocked is attach with mu held, for a connection that another peer dialled or we did. It leaves to the caller to close
@@ -118,7 +118,13 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 	l.candidate.link, l.dialed = l, info.Dialer
 	rt := r.get(info.RemotePeer)
 	if len(rt.links) >= maxLinks {
-		r.closeLink(rt.surplus(), transport.CodeSuperseded, "there are too many newer connections")
+		old := rt.surplus()
+		if old == nil {
+			r.sweep(info.RemotePeer)
+			return nil, ErrTooManyLinks
+		}
+		old.closing = true
+		r.closeLink(old, transport.CodeSuperseded, "there are too many newer connections")
 	}
 	rt.links = append(rt.links, l)
 	r.links++
@@ -145,14 +151,14 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 	return l, nil
 }
 
-// surplus returns the oldest link that is not the one in use.
+// surplus returns the oldest link on which nothing runs and that is not the one in use, or nil.
 func (rt *route) surplus() *link {
 	for _, l := range rt.links {
-		if &l.candidate != rt.tie.winner {
+		if &l.candidate != rt.tie.winner && l.active == 0 && !l.closing {
 			return l
 		}
 	}
-	return rt.links[0]
+	return nil
 }
 
 // meet gives those who wait for a dial the link that the peer has dialled meanwhile. If ours would lose against it, the dial is
