@@ -53,6 +53,7 @@ type Transport struct {
 
 	name     string        // of the test that runs the suite, if one does
 	patience time.Duration // replaces soon, for the suite's own tests; zero means soon
+	target   *target       // of RunAgainst: the node; else nil
 	// node makes the nodes of the stack's rules, for the suite's own tests; nil means pheromones.New.
 	node func(pheromones.Config) (participant, error)
 }
@@ -158,6 +159,10 @@ func (h *Transport) check(ctx context.Context, rules []Rule, report func(Result)
 			found = append(found, res.Err)
 		}
 		report(res)
+		if err := h.target.lost(res); err != nil {
+			found = append(found, err)
+			break
+		}
 	}
 	return errors.Join(found...)
 }
@@ -207,7 +212,15 @@ const (
 	needHandshake                  // the handshake time-out is known
 	needIdle                       // the idle time-out is known
 	needALPN                       // it speaks TLS over TCP
+	needShort                      // … and in it, what SPEC.md's section "tcp" says
+	needYamux                      // … and in it, what SPEC.md's section "mux" says
 	needTesting                    // there is a *testing.T
+)
+
+// The application protocols over TCP that SPEC.md describes (TL3).
+const (
+	alpnShort = "pheromones-short/1"
+	alpnMux   = "pheromones/1"
 )
 
 // missing returns why a rule with these needs cannot run, or the empty string.
@@ -226,6 +239,8 @@ func (h *Transport) missing(n need, traits transport.Traits, t *testing.T) strin
 		{needHandshake, h.HandshakeTimeout <= 0, "the harness does not say what the handshake time-out is"},
 		{needIdle, h.IdleTimeout <= 0, "the harness does not say what the idle time-out is"},
 		{needALPN, h.ALPN == "", "the harness does not say which application protocol it has TLS carry"},
+		{needShort, h.ALPN != alpnShort, "the harness does not say that it has TLS carry " + alpnShort},
+		{needYamux, h.ALPN != alpnMux, "the harness does not say that it has TLS carry " + alpnMux},
 		{needTesting, t == nil, "it needs package testing: run TestTransport"},
 	} {
 		if n&x.need != 0 && x.absent {
