@@ -115,6 +115,7 @@ func faults() []fault {
 		{name: "talks to those who name no service", rules: []string{"bad-service"}, service: func(s *faultyStream, name string) string {
 			if name != messageService[1:] {
 				s.Stream.Write([]byte("what?"))
+				s.Stream.Close()
 			}
 			return name
 		}},
@@ -567,7 +568,7 @@ func TestAgainstLax(t *testing.T) {
 	for _, scheme := range []string{"tcp", "mux"} {
 		t.Run(scheme, func(t *testing.T) {
 			h := outside(scheme)
-			h.patience, h.Watchdog, h.HandshakeTimeout = 200*time.Millisecond, 4*time.Second, 100*time.Millisecond
+			h.patience, h.Watchdog, h.HandshakeTimeout = 200*time.Millisecond, 1500*time.Millisecond, 100*time.Millisecond
 			h.Select = func(r Rule) bool { return slices.Contains(laxRules(), r.Name) }
 			addr, end := lax(t, h)
 			defer end()

@@ -126,9 +126,10 @@ func vectors(e *env) {
 func pieces(e *env) {
 	g := e.guest()
 	t := g.raw()
-	data := noise(200)
+	data := noise(40)
 	for _, b := range append([]byte(messageService), message("ping", data)...) {
 		t.say([]byte{b})
+		e.sleep(2 * time.Millisecond) // or the network would put them together
 	}
 	t.wantPong(data)
 	t.Close()

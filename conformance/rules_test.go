@@ -45,11 +45,15 @@ func tables() map[string]struct {
 	}{
 		"transport": {Rules(), []string{"transport"}, nil},
 		"stack":     {StackRules(), []string{"link", "router", "node"}, []string{"protocol", "greeting"}},
+		"against":   {AgainstRules(), nil, []string{"transport", "tls", "tcp", "mux", "protocol", "greeting", "link", "router", "node"}},
 	}
 }
 
 func TestEveryClauseHasARule(t *testing.T) {
 	for name, table := range tables() {
+		if len(table.all) == 0 {
+			continue
+		}
 		missing := clauses(t, table.all...)
 		for _, r := range table.rules {
 			delete(missing, r.Clause)

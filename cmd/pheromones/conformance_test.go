@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	out := mustTry(t, "", "conformance", "--transport", "all", "--rule", "AD[13]", "--json")
+	out := mustTry(t, "", "conformance", "--transport", "all", "--suite", "transport", "--rule", "AD[13]", "--json")
 	lines := strings.SplitAfter(strings.TrimSuffix(out, "\n"), "\n")
 	seen := make(map[string]bool)
 	for _, o := range objects[outcome](t, strings.Join(lines[:len(lines)-1], "")) {
@@ -60,10 +61,14 @@ func TestConformanceBroken(t *testing.T) {
 		return forgetful{tr}, err
 	}
 	h.Select = selects("info")
+	run := func(ctx context.Context, report func(conformance.Result)) error {
+		return conformance.Run(ctx, h, report)
+	}
+	suites := []suite{{"mem", transportSuite, slices.DeleteFunc(conformance.Rules(), func(r conformance.Rule) bool { return !h.Select(r) }), run}}
 	for _, json := range []bool{false, true} {
 		var out, errOut strings.Builder
 		p := &program{out: &output{w: &out}, err: &output{w: &errOut}, json: json}
-		err := p.check(t.Context(), []conformance.Transport{h})
+		err := p.check(t.Context(), suites, "")
 		if code := exitCode(t.Context(), err); code != exitBroken || !strings.Contains(out.String(), "ID5") || !strings.Contains(out.String(), "FAIL") {
 			t.Errorf("%v, %q", err, out.String())
 		}

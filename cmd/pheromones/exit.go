@@ -26,7 +26,7 @@ const exitCodes = `Exit codes:
   1    the operation failed: the peer answered with an error, did not answer in time, a file could not be read, …
   2    the command line makes no sense
   3    the peer could not be reached, or is not the one whose ID the address has
-  4    a transport breaks rules of the conformance suite
+  4    a transport or node breaks rules of a conformance suite
   130  interrupted by a signal (Ctrl-C or SIGTERM); serve, when a second one stops it at once
 `
 
