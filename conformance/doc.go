@@ -23,6 +23,9 @@
 // [TestStack], [CheckStack], [RunStack] and [StackRules] do the same, with the same harness, for whole nodes over the
 // transport: their router, and what they say to each other.
 //
+// [RunAgainst] judges a node that runs elsewhere, of another build or another implementation, by the bytes it sends; its rules
+// are [AgainstRules].
+//
 // # Rules
 //
 // Every rule cites a clause of SPEC.md, and every clause of the section has a rule; [Rules] lists them. Each rule gets

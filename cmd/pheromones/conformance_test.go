@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,11 @@ func TestConformanceBroken(t *testing.T) {
 	for _, json := range []bool{false, true} {
 		var out, errOut strings.Builder
 		p := &program{out: &output{w: &out}, err: &output{w: &errOut}, json: json}
-		err := p.check(t.Context(), suites, "")
+		file := filepath.Join(t.TempDir(), "report.xml")
+		err := p.check(t.Context(), suites, file)
+		if c := readJUnit(t, file).Suites[0].Cases[0]; c.Failure == nil || c.Class != "ID5" || !strings.Contains(c.Failure.Text, "ID5/info: ") {
+			t.Errorf("the report has %+v", c)
+		}
 		if code := exitCode(t.Context(), err); code != exitBroken || !strings.Contains(out.String(), "ID5") || !strings.Contains(out.String(), "FAIL") {
 			t.Errorf("%v, %q", err, out.String())
 		}
@@ -79,7 +84,8 @@ func TestConformanceBroken(t *testing.T) {
 }
 
 func TestConformanceInterrupted(t *testing.T) {
-	b := start(t, "conformance", "--transport", "mem")
+	file := filepath.Join(t.TempDir(), "report.xml")
+	b := start(t, "conformance", "--transport", "mem", "--junit", file)
 	b.line()
 	b.signal()
 	go func() { // whatever it has printed until the signal
@@ -91,6 +97,24 @@ func TestConformanceInterrupted(t *testing.T) {
 	}()
 	if code := b.wait(); code != exitInterrupted {
 		t.Errorf("exit code %d, %q", code, b.errors())
+	}
+	if r := readJUnit(t, file); r.Tests == 0 || r.Failures > 0 || r.Errors != 1 || r.Suites[0].SystemErr != "interrupted" {
+		t.Errorf("the report has %d tests, %d failures, %d errors, and says %q", r.Tests, r.Failures, r.Errors, r.Suites[0].SystemErr)
+	}
+}
+
+// A report that cannot be written is told, before or after the rules have run.
+func TestJUnitUnwritable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.xml")
+	if err := writeJUnit(filepath.Join(file, "none"), nil, 0); err == nil || !strings.Contains(err.Error(), "--junit") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(file, []byte("what was there before"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustTry(t, "", "conformance", "--transport", "mem", "--rule", "both-know", "--junit", file)
+	if r := readJUnit(t, file); r.Tests != 1 || r.Suites[0].Name != "mem/transport" || r.Suites[0].Cases[0].Name != "both-know" {
+		t.Errorf("got %+v", r)
 	}
 }
 

@@ -46,6 +46,17 @@ func TestUsage(t *testing.T) {
 		{"conformance", "--transport", "pigeon"},
 		{"conformance", "--rule", "no-such-rule"},
 		{"conformance", "--rule", "["},
+		{"conformance", "--suite", "nonsense"},
+		{"conformance", "--suite", "stack", "--rule", "ST*"},
+		{"conformance", "--against", ""},
+		{"conformance", "--against", "nonsense"},
+		{"conformance", "--against", "pigeon://127.0.0.1:1"},
+		{"conformance", "--against", "mem://127.0.0.1:1"},
+		{"conformance", "--against", addr, "--transport", "quic"},
+		{"conformance", "--against", addr, "--suite", "stack"},
+		{"conformance", "--against", addr, "--rule", "RE*"},
+		{"conformance", "--junit", dir},
+		{"conformance", "--junit", dir + "/none/report.xml"},
 	} {
 		code, out, errOut := try(t, "", args...)
 		if code != exitUsage || out != "" || strings.Count(errOut, "\n") != 1 || !strings.Contains(errOut, "--help") {
