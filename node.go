@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/protocol/greeting"
 	"github.com/Blockchain-CN/pheromones/router"
+	"github.com/Blockchain-CN/pheromones/router/store"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -27,6 +30,9 @@ type Config struct {
 	// Handler answers messages of peers, but for the operations of the greeting and "ping", which the node answers itself.
 	// It is called from many goroutines at once. Nil answers that every operation is unknown.
 	Handler protocol.Handler
+	// Dir is a folder, made if it is not there, where the table of routes lives (as routes.db) and outlasts the node: peers that were
+	// added are dialled again when it is started anew. One node at a time may use it. Empty means that the table is in memory.
+	Dir string
 	// Limit bounds one message, in bytes, in either direction. Zero or less means 16 MiB.
 	Limit int
 	// DialTimeout bounds one attempt at one address. Zero or less means 10 s.
@@ -54,6 +60,7 @@ type Node struct {
 	protocol protocol.Config
 	handler  protocol.Handler
 	router   *router.Router
+	table    *store.Store // nil if the table is in memory
 	log      *slog.Logger
 
 	ctx      context.Context // ends when the node stops listening
@@ -82,22 +89,61 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.cfg.Transports = slices.Clone(cfg.Transports)
 	var err error
+	if cfg.Dir != "" {
+		if n.table, err = openTable(cfg.Dir, n.log); err != nil {
+			return nil, fmt.Errorf("pheromones: %w", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			n.abort()
+		}
+	}()
 	n.router, err = router.New(router.Config{
+		Table:      n.table,
 		Transports: n.cfg.Transports, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout,
 		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, IdleTimeout: cfg.IdleTimeout, MaxLinks: cfg.MaxLinks,
-		Handler:        protocol.HandlerFunc(func(ctx context.Context, m protocol.Message) (protocol.Message, error) { return n.handler.Handle(ctx, m) }),
+		Handler:        protocol.HandlerFunc(n.answer),
 		NetworkChanged: n.networkChanged, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pheromones: %w", err)
 	}
 	n.router.SetSelf(cfg.Name, nil)
-	if _, err := greeting.ConnectMessage(n.router.Self()); err != nil {
+	if _, err = greeting.ConnectMessage(n.router.Self()); err != nil {
 		return nil, fmt.Errorf("pheromones: the name %.40q cannot be one: %w", cfg.Name, err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.handler = greeting.Handler(n.router, answerPing(cfg.Handler))
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// openTable opens the table of routes in a folder.
+func openTable(dir string, log *slog.Logger) (*store.Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("the folder of the table of routes: %w", err)
+	}
+	return store.Open(filepath.Join(dir, "routes.db"), &store.Config{Logger: log})
+}
+
+// abort ends what New has begun.
+func (n *Node) abort() {
+	if n.router != nil {
+		n.router.Close(transport.CodeShutdown, "")
+	}
+	if n.table != nil {
+		n.table.Close()
+	}
+}
+
+// answer gives a message to the node's handler.
+func (n *Node) answer(ctx context.Context, m protocol.Message) (protocol.Message, error) {
+	n.mu.Lock()
+	h := n.handler
+	n.mu.Unlock()
+	return h.Handle(ctx, m)
 }
 
 // ID returns the node's ID, which is that of its transports.
@@ -399,6 +445,11 @@ func (n *Node) end(reason string) error {
 			errs = append(errs, t.Close())
 		}
 		n.running.Wait()
+		if n.table != nil {
+			if err := n.table.Close(); err != nil {
+				errs = append(errs, fmt.Errorf("pheromones: the last changes of the table of routes: %w", err))
+			}
+		}
 	})
 	return errors.Join(errs...)
 }

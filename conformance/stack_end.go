@@ -235,6 +235,7 @@ func closeNode(e *env) {
 	other := hold()
 	c := e.stack("c", other)
 	b.add(c)
+	e.eventually("a has heard of c", a.knows(c))
 	out, _ := b.dispatching(e.ctx, c, "of this side")
 	receive(e, "the handler's call", other.entered)
 	l := c.offer("service")

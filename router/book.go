@@ -120,6 +120,7 @@ func (r *Router) learnFirstHand(n greeting.Notice) bool {
 	}
 	rt.fact, rt.first, rt.hint = n, !left, greeting.Notice{}
 	r.attribute(rt, identity.ID{})
+	defer r.save(rt)
 	if left {
 		rt.away, rt.added = append(rt.added, rt.away...), nil
 		if was {
@@ -156,6 +157,7 @@ func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 		}
 		moved := !slices.Equal(rt.hint.Peer.Addrs, n.Peer.Addrs)
 		rt.hint = n
+		r.save(rt)
 		if moved {
 			r.report(was, rt, from)
 		}
@@ -174,6 +176,7 @@ func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 	case !was:
 		r.attribute(rt, from)
 	}
+	r.save(rt)
 	r.report(was, rt, from)
 	return true
 }

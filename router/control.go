@@ -230,7 +230,7 @@ func (l *link) hearHello(b *wire.Reader) error {
 		w.link.probe() // the peer has dialled although there is a link: does that work?
 	}
 	p, err := greeting.ParseConnect(protocol.Message{Operation: greeting.OpConnectReq, Data: b.Rest()})
-	news := err == nil && p.ID == rt.fact.Peer.ID && rt.known() && p.Seq > rt.fact.Peer.Seq
+	news := err == nil && p.ID == rt.fact.Peer.ID && rt.known() && (p.Seq > rt.fact.Peer.Seq || !rt.first)
 	r.mu.Unlock()
 	// A peer that is known brings what it says of itself up to date; a hello alone makes no route.
 	if news {

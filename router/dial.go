@@ -405,6 +405,7 @@ func (r *Router) note(id identity.ID, a transport.Addr, worked bool) {
 	case rt == nil:
 	case worked && r.transports[a.Scheme].Traits().OneStream:
 		delete(rt.failed, a)
+		r.saw(rt, a)
 	case worked:
 		rt.answered(a)
 	default:

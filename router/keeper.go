@@ -22,6 +22,7 @@ type keeper struct {
 	set     bool
 	last    time.Time // of the latest tick
 	network string    // what the machine's addresses were then
+	swept   time.Time // when what is stale was last looked for
 	dialing int       // dials of its own
 }
 
@@ -132,6 +133,10 @@ func (r *Router) keep() {
 	k.last, k.network = now, state
 	if why != "" {
 		r.networkChanged(why)
+	}
+	if now.Sub(k.swept) >= sweepEvery {
+		k.swept = now
+		r.expire(now)
 	}
 	needed := false
 	for id, rt := range r.routes {

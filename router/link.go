@@ -132,6 +132,7 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 	if l.dialed {
 		reason = "we dialled"
 		rt.answered(info.RemoteAddr)
+		r.saw(rt, info.RemoteAddr)
 		r.serial++
 		l.rank.generation, l.rank.serial = rt.tie.dialling(rt.proven.Before(began)), r.serial
 		l.say(r.helloLocked(l))

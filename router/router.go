@@ -15,8 +15,7 @@
 //
 // # Limitations
 //
-// The table is in memory. Links are kept until either side closes them or they are lost; a lost one is dialled again by the
-// next call that needs it.
+// Links run between two nodes directly; nothing is passed on for others.
 package router
 
 import (
@@ -31,6 +30,7 @@ import (
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/protocol/greeting"
+	"github.com/Blockchain-CN/pheromones/router/store"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -54,6 +54,8 @@ type Config struct {
 	// MaxRoutes bounds the table. Beyond it, hints about new peers are dropped, and first-hand news replace hints. Half of it
 	// at most is kept on the word of any one peer. Peers that callers have added are never replaced. Zero or less means 16384.
 	MaxRoutes int
+	// Table keeps the routes on disk. New reads it; the caller closes it after the router. Nil keeps them in memory alone.
+	Table *store.Store
 	// Handler answers in the greetings that the router holds of itself, with peers that callers have added and that were lost.
 	// It must know the greeting. Nil: such peers are dialled again, but not greeted.
 	Handler protocol.Handler
@@ -174,6 +176,11 @@ func New(cfg Config) (*Router, error) {
 		r.incarnation = rand.Uint64()
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	if cfg.Table != nil {
+		if err := r.load(); err != nil {
+			return nil, fmt.Errorf("router: reading the table: %w", err)
+		}
+	}
 	return r, nil
 }
 

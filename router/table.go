@@ -41,6 +41,7 @@ type route struct {
 	by      identity.ID                 // on whose word alone the peer is known; zero if it is ours or the peer's own
 	deleted bool                        // by a caller: hints do not bring it back
 	failed  map[transport.Addr]failures // addresses whose last attempt failed
+	seen    map[transport.Addr]sighting // since when addresses are known, and when they worked
 
 	kept       bool // the keeper dials
 	links      []*link
@@ -88,6 +89,7 @@ func (r *Router) sweep(id identity.ID) {
 func (r *Router) drop(id identity.ID) {
 	r.attribute(r.routes[id], identity.ID{})
 	delete(r.routes, id)
+	r.forget(id)
 }
 
 // attribute notes on whose word alone a route is kept, with mu held.
@@ -115,7 +117,7 @@ func (f failures) penalty(now time.Time) int {
 // those that failed of late behind the others, those of transports that we have not last.
 func (r *Router) addresses(rt *route) []transport.Addr {
 	var addrs []transport.Addr
-	for _, list := range [][]transport.Addr{rt.added, rt.fact.Peer.Addrs, rt.hint.Peer.Addrs} {
+	for _, list := range [][]transport.Addr{rt.added, rt.fact.Peer.Addrs, rt.hint.Peer.Addrs, rt.workedAddrs()} {
 		for _, a := range list {
 			a.Peer = rt.fact.Peer.ID
 			if !slices.Contains(addrs, a) {
@@ -252,6 +254,7 @@ func (r *Router) Introduce(addr transport.Addr) error {
 	}
 	r.attribute(rt, identity.ID{})
 	r.keepLocked()
+	r.save(rt)
 	if !was {
 		r.emit(Event{Kind: RouteAdded, Route: r.snapshot(rt), Reason: "added"})
 	}
@@ -271,8 +274,9 @@ func (r *Router) Delete(id identity.ID) error {
 	gone := r.snapshot(rt)
 	links := slices.Clone(rt.links)
 	rt.deleted, rt.first, rt.added, rt.away, rt.hint, rt.failed = true, false, nil, nil, greeting.Notice{}, nil
-	rt.fact.Peer.Addrs = nil
+	rt.fact.Peer.Addrs, rt.seen = nil, nil
 	r.attribute(rt, identity.ID{})
+	r.save(rt)
 	if rt.dialing != nil {
 		rt.dialing.abandon(fmt.Errorf("%w: %s: it was deleted", ErrUnknownPeer, id))
 		rt.dialing = nil

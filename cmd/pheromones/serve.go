@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -229,7 +230,7 @@ func (p *program) serveNode(flags *serveFlags) (*pheromones.Node, error) {
 	if made {
 		p.note("made a new key: %s", file)
 	}
-	cfg := pheromones.Config{Name: flags.name, Logger: p.logger()}
+	cfg := pheromones.Config{Name: flags.name, Dir: filepath.Dir(file), Logger: p.logger()}
 	if cfg.Name == "" {
 		cfg.Name, _ = os.Hostname() // a label: none will do
 	}
