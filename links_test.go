@@ -221,3 +221,49 @@ func TestReplaceUnderConversations(t *testing.T) {
 		}
 	})
 }
+
+// In a network of many each node comes to reach every other by its name, though each knows only one address.
+func TestOneAddressIsEnough(t *testing.T) {
+	const nodes = 50
+	for _, scheme := range []string{"tcp", "mux", "quic"} {
+		t.Run(scheme, func(t *testing.T) {
+			var all []*pheromones.Node
+			for i := range nodes {
+				name := fmt.Sprint("node ", i)
+				all = append(all, newNode(t, name, echo(name), scheme))
+			}
+			var wg sync.WaitGroup
+			for _, n := range all[1:] {
+				wg.Go(func() {
+					if _, err := n.Add(t.Context(), addrOf(all[0])); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			for i, n := range all {
+				w := n.Watch()
+				await(t, w, fmt.Sprintf("node %d knows all others", i), func() bool { return len(n.Routes()) >= nodes-1 })
+				w.Close()
+			}
+			var failed atomic.Int64
+			for i, n := range all {
+				wg.Go(func() {
+					for range 10 {
+						to := rand.IntN(nodes)
+						if to == i {
+							continue
+						}
+						name := fmt.Sprint("node ", to)
+						reply, err := n.Dispatch(t.Context(), name, protocol.Message{Operation: "x", Data: []byte("hello")})
+						if err != nil || string(reply.Data) != name+": hello" {
+							failed.Add(1)
+							t.Errorf("from node %d to %q: %q, %v", i, name, reply.Data, err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
