@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	quicgo "github.com/quic-go/quic-go"
@@ -49,6 +50,7 @@ func (t *Transport) dial(ctx context.Context, addr transport.Addr) (*Conn, error
 	ctx, cancel := context.WithTimeoutCause(ctx, t.conf.HandshakeTimeout, silence{t.conf.HandshakeTimeout})
 	defer cancel()
 	targets, err := resolve(ctx, addr)
+	err = transport.PhaseResolve.In(err)
 	if err == nil && len(targets) == 1 {
 		var c *Conn
 		if c, err = t.dialOne(ctx, addr, targets[0]); err == nil {
@@ -156,8 +158,14 @@ func (t *Transport) dialOne(ctx context.Context, addr transport.Addr, target net
 	c, err := t.dialOn(ctx, s, addr, target)
 	if err != nil {
 		t.release(s, nil)
+		phase := transport.PhaseHandshake
+		var system syscall.Errno
+		if errors.As(err, &system) {
+			phase = transport.PhaseConnect // the network, or the peer's machine, says that nobody is there
+		}
+		return nil, phase.In(err)
 	}
-	return c, err
+	return c, nil
 }
 
 // dialOn dials from the socket s, which the connection keeps.

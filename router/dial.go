@@ -21,6 +21,41 @@ type Attempt struct {
 	Err     error
 }
 
+// Phase returns how far the attempt came; it is empty if it did not begin, or the transport does not tell.
+func (a Attempt) Phase() transport.Phase {
+	var p *transport.PhaseError
+	if errors.As(a.Err, &p) {
+		return p.Phase
+	}
+	return ""
+}
+
+// Fault says whose the failure is, as far as it shows.
+type Fault string
+
+// The faults.
+const (
+	FaultCaller  Fault = "the caller"               // gave up, or its deadline passed
+	FaultOurs    Fault = "this side"                // the address cannot be dialled from here
+	FaultPeer    Fault = "the peer"                 // it is another than asked for, or refused us
+	FaultNetwork Fault = "the network, or the peer" // nobody answered, or what answered was cut off
+)
+
+// Fault returns whose the failure is.
+func (a Attempt) Fault() Fault {
+	var closed *transport.CloseError
+	var invalid *identity.VerifyError
+	switch {
+	case errors.Is(a.Err, context.Canceled), errors.Is(a.Err, context.DeadlineExceeded):
+		return FaultCaller
+	case errors.Is(a.Err, identity.ErrWrongPeer), errors.As(a.Err, &invalid), errors.As(a.Err, &closed) && closed.Remote:
+		return FaultPeer
+	case errors.Is(a.Err, transport.ErrBadAddr), errors.Is(a.Err, transport.ErrClosed):
+		return FaultOurs
+	}
+	return FaultNetwork
+}
+
 // DialError says that a peer could not be reached: every address that was tried, and why each failed. It wraps all of the
 // reasons.
 type DialError struct {
@@ -36,7 +71,11 @@ func (e *DialError) Error() string {
 	}
 	fmt.Fprintf(&b, "router: %s was not reached; %d addresses were tried", whom, len(e.Attempts))
 	for _, a := range e.Attempts {
-		fmt.Fprintf(&b, "; after %v: %v", a.Elapsed.Round(time.Millisecond), a.Err)
+		fmt.Fprintf(&b, "; after %v", a.Elapsed.Round(time.Millisecond))
+		if p := a.Phase(); p != "" {
+			fmt.Fprintf(&b, " (%s)", p)
+		}
+		fmt.Fprintf(&b, ", by fault of %s: %v", a.Fault(), a.Err)
 	}
 	return b.String()
 }

@@ -146,6 +146,39 @@ func (e *OpError) Error() string {
 // Unwrap returns e.Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
+// Phase is how far a dial has come.
+type Phase string
+
+// The phases of a dial, in their order.
+const (
+	PhaseResolve   Phase = "resolve"   // looking up the host's addresses
+	PhaseConnect   Phase = "connect"   // reaching a socket of the peer's
+	PhaseHandshake Phase = "handshake" // agreeing on keys, each side proving who it is
+)
+
+// PhaseError says in which phase a dial has failed. Its text is that of the reason, which it wraps.
+type PhaseError struct {
+	Phase Phase
+	Err   error
+}
+
+func (e *PhaseError) Error() string { return e.Err.Error() }
+
+// Unwrap returns e.Err.
+func (e *PhaseError) Unwrap() error { return e.Err }
+
+// Timeout reports whether the reason is a deadline that has passed.
+func (e *PhaseError) Timeout() bool { return isTimeout(e.Err) }
+
+// In returns err as one that happened in a phase, unless it is nil or says so already.
+func (p Phase) In(err error) error {
+	var have *PhaseError
+	if err == nil || errors.As(err, &have) {
+		return err
+	}
+	return &PhaseError{p, err}
+}
+
 // Timeout reports whether the reason is a deadline that has passed.
 func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
 

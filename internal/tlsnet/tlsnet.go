@@ -184,15 +184,19 @@ func (t *Transport) connectAs(ctx context.Context, addr transport.Addr, s tls.Cl
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	tcp, err := dialer.DialContext(ctx, "tcp", addr.HostPort)
 	if by, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(by) {
-		return nil, context.DeadlineExceeded // the network's clock was a moment ahead of the context's
+		return nil, transport.PhaseConnect.In(context.DeadlineExceeded) // the network's clock was a moment ahead of the context's
 	}
 	if err != nil {
-		return nil, err
+		var dns *net.DNSError
+		if errors.As(err, &dns) {
+			return nil, transport.PhaseResolve.In(err)
+		}
+		return nil, transport.PhaseConnect.In(err)
 	}
 	raw := tls.Client(&gatherer{Conn: tcp}, cfg)
 	if err := t.handshake(ctx, raw); err != nil {
 		tcp.Close()
-		return nil, err
+		return nil, transport.PhaseHandshake.In(err)
 	}
 	return raw, nil
 }
