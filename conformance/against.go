@@ -173,6 +173,9 @@ func againstTable() []Rule {
 		{"get", "GR7", "The node answers for itself by ID and by name, and has nothing to say of those it does not know.", 0, false, get},
 		{"notices", "GR10", "What a peer tells of itself is known to others, until it leaves.", 0, false, notices},
 
+		{"one-control", "LK1", "A link has one control stream; a second one is reset with code 2.", needMany, false, oneControl},
+		{"control", "LK2", "On the control stream hellos are exchanged, pings are answered, and what is unknown is skipped.", needMany, false, linkSpoken},
+
 		{"dial-again", "RO8", "After a connection was closed, in whatever way, the next one works.", 0, false, dialAgain},
 		{"ping", "PR24", "After all of this the node answers a ping, and soon.", 0, false, stillThere},
 	}

@@ -108,7 +108,7 @@ func faults() []fault {
 			}
 			return f
 		}},
-		{name: "resets have another code", rules: []string{"unknown-service"}, reset: func(transport.Code) transport.Code { return transport.CodeInternal }},
+		{name: "resets have another code", rules: []string{"unknown-service", "one-control"}, reset: func(transport.Code) transport.Code { return transport.CodeInternal }},
 		{name: "every service is the message service", rules: []string{"unknown-service"}, service: func(*faultyStream, string) string {
 			return messageService[1:]
 		}},
@@ -158,6 +158,18 @@ func faults() []fault {
 			defer writing.Unlock()
 			s.Stream.Write(f)
 			return nil
+		}},
+		{name: "pongs with other bytes", rules: []string{"control"}, reply: func(s *faultyStream, f []byte) []byte {
+			if s.name == "pheromones.link" && f[0] == sayPong {
+				f[7] ^= 1
+			}
+			return f
+		}},
+		{name: "no incarnation", rules: []string{"control"}, reply: func(s *faultyStream, f []byte) []byte {
+			if s.name == "pheromones.link" && f[0] == sayHello {
+				clear(f[3:11])
+			}
+			return f
 		}},
 		{name: "a peer comes once", rules: []string{"resumed", "dial-again"}, dialled: func(_ transport.Conn, nth int) bool { return nth == 1 }},
 
@@ -312,6 +324,7 @@ type faultyStream struct {
 	came    []byte // from the peer, not whole yet
 	ready   []byte // for the node
 	served  bool   // the service has been named
+	name    string // of the service
 	beyond  bool   // what comes is no frame: it is passed on as it is
 	err     error
 	once    sync.Once
@@ -391,7 +404,7 @@ func (s *faultyStream) whole() {
 	s.came = nil
 	switch {
 	case !s.served:
-		s.served = true
+		s.served, s.name = true, string(b[1:])
 		if s.fault.service != nil {
 			name := s.fault.service(s, string(b[1:]))
 			b = append([]byte{byte(len(name))}, name...)

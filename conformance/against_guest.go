@@ -167,6 +167,12 @@ func (t *talk) wantEnd() {
 	t.Close()
 }
 
+// isReset reports whether the other side has reset a stream with the code.
+func isReset(err error, code transport.Code) bool {
+	var reset *transport.ResetError
+	return errors.As(err, &reset) && reset.Remote && reset.Code == code
+}
+
 // The kinds of frames (PR5).
 const (
 	kindMessage = 1
@@ -250,8 +256,12 @@ func readAnswer(r io.Reader) (a answer, err error) {
 	case head[4] != 1:
 		return a, fmt.Errorf("a frame of version %d", head[4])
 	}
-	body := make([]byte, size-2)
-	if _, err := io.ReadFull(r, body); err != nil {
+	// Memory grows with what comes.
+	body, err := io.ReadAll(io.LimitReader(r, int64(size)-2))
+	if err == nil && len(body) < int(size)-2 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return a, fmt.Errorf("a frame of %d bytes that is cut: %w", size, err)
 	}
 	f := fields{rest: body}

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/Blockchain-CN/pheromones"
@@ -75,4 +76,29 @@ func TestAgainstSound(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzAnswers: whatever a node says is taken apart without a panic, and a message is what its bytes say.
+func FuzzAnswers(f *testing.F) {
+	f.Add(messageOf(newID(), 9, "name", "operation", []byte("data")))
+	f.Add(frame(kindNone, nil))
+	f.Add(frame(kindError, []byte{0, 7, 0, 2, 'n', 'o'}))
+	f.Add(messageOf(newID(), 0, "", "getresp", append([]byte{1, 1}, entry{identity.ID{1}, 2, "peer", []string{"tcp://127.0.0.1:1"}}.append(nil)...)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := readAnswer(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if a.kind == kindMessage {
+			again := messageOf(a.id, 0, a.name, a.operation, a.data)
+			if copy(again[22:26], b[22:26]); !bytes.Equal(again[6:], b[6:len(again)]) {
+				t.Errorf("%x was read as %s", b, a)
+			}
+		}
+		g := fields{rest: a.data}
+		g.version()
+		if list := g.entries(); g.err == nil && len(list) > maxEntries {
+			t.Errorf("a list of %d entries", len(list))
+		}
+	})
 }
