@@ -16,6 +16,7 @@ import (
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/protocol/greeting"
 	"github.com/Blockchain-CN/pheromones/router"
+	"github.com/Blockchain-CN/pheromones/router/gossip"
 	"github.com/Blockchain-CN/pheromones/router/store"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -47,6 +48,10 @@ type Config struct {
 	// MaxLinks bounds the long connections with peers. To make room the one is closed that has been idle for the longest, among
 	// those with peers that no caller has added; if all are needed the new connection is refused. Zero or less means 1024.
 	MaxLinks int
+	// Gossip says how broadcasts travel. Its fields Self, Sign, Verify, Random and Incarnation are the node's own business.
+	Gossip gossip.Config
+	// Sign signs with the key of the transports, for Broadcast. Nil: a transport that is a [transport.Signer] does.
+	Sign func([]byte) []byte
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
 }
@@ -61,6 +66,7 @@ type Node struct {
 	handler  protocol.Handler
 	router   *router.Router
 	table    *store.Store // nil if the table is in memory
+	cast     *caster
 	log      *slog.Logger
 
 	ctx      context.Context // ends when the node stops listening
@@ -115,7 +121,8 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.handler = greeting.Handler(n.router, answerPing(cfg.Handler))
+	n.cast = newCaster(n)
+	n.handler = n.cast.handle(greeting.Handler(n.router, answerPing(cfg.Handler)))
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	return n, nil
 }
@@ -393,6 +400,7 @@ func (n *Node) Ping(ctx context.Context, to string) (time.Duration, error) {
 // connections and transports. It returns ctx's error if handlers were cut off, else nil. A second call waits like the first.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.quiesce()
+	n.cast.leave()
 	n.router.Farewell(ctx)
 	var err error
 	select {
@@ -440,11 +448,13 @@ func (n *Node) end(reason string) error {
 	var errs []error
 	n.once.Do(func() {
 		close(n.closed)
+		n.cast.halt()
 		n.router.Close(transport.CodeShutdown, reason)
 		for _, t := range n.cfg.Transports {
 			errs = append(errs, t.Close())
 		}
 		n.running.Wait()
+		n.cast.running.Wait()
 		if n.table != nil {
 			if err := n.table.Close(); err != nil {
 				errs = append(errs, fmt.Errorf("pheromones: the last changes of the table of routes: %w", err))

@@ -113,6 +113,9 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 	return t, nil
 }
 
+// Sign implements [transport.Signer].
+func (t *Transport) Sign(message []byte) []byte { return t.key.Sign(message) }
+
 // Traits implements [transport.Transport].
 func (t *Transport) Traits() transport.Traits {
 	return transport.Traits{Scheme: scheme, LocalPeer: t.id}

@@ -62,6 +62,9 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 	return t, nil
 }
 
+// Sign implements [transport.Signer].
+func (t *Transport) Sign(message []byte) []byte { return t.net.Sign(message) }
+
 // Traits implements [transport.Transport].
 func (t *Transport) Traits() transport.Traits {
 	return transport.Traits{Scheme: Scheme, LocalPeer: t.net.LocalPeer(), OneStream: true}

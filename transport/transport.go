@@ -118,6 +118,13 @@ type Stream interface {
 	Reset(code Code) error
 }
 
+// Signer is the optional ability of a Transport to sign with the key that it was made with.
+type Signer interface {
+	// Sign returns the ed25519 signature (RFC 8032) of message. The caller begins message with what it is for, so that no
+	// signature can pass for one that was made for something else.
+	Sign(message []byte) []byte
+}
+
 // DatagramConn is the optional ability of a Conn to carry datagrams: unordered, unreliable, at most once.
 type DatagramConn interface {
 	// SendDatagram sends p, which stays the caller's. It does not wait for delivery. It fails if p is larger than the path

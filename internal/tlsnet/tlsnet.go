@@ -89,6 +89,9 @@ func New(key identity.Key, cfg Config) (*Transport, error) {
 // LocalPeer returns the ID of the key that the transport was made with.
 func (t *Transport) LocalPeer() identity.ID { return t.key.ID() }
 
+// Sign signs with the key.
+func (t *Transport) Sign(message []byte) []byte { return t.key.Sign(message) }
+
 // begin registers a piece of work that Close must wait for; it reports false after Close.
 func (t *Transport) begin() bool {
 	t.mu.Lock()

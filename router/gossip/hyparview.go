@@ -258,6 +258,9 @@ func (m *Machine) fill() {
 	for v.live.count()+len(v.pending) < m.cfg.Active && v.attempts > 0 {
 		c, ok := m.candidate(v.passive)
 		if !ok {
+			c, ok = m.candidate(v.contacts)
+		}
+		if !ok {
 			return
 		}
 		v.attempts--

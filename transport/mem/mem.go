@@ -134,6 +134,7 @@ func (n *Network) lookup(hostPort string) *listener {
 
 // Transport is the in-memory [transport.Transport].
 type Transport struct {
+	key identity.Key
 	id  identity.ID
 	cfg *Config
 
@@ -149,10 +150,13 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 		return nil, errors.New("mem: the key is the zero Key")
 	}
 	return &Transport{
-		id: key.ID(), cfg: cfg, closed: make(chan struct{}),
+		key: key, id: key.ID(), cfg: cfg, closed: make(chan struct{}),
 		listeners: make(map[*listener]struct{}), conns: make(map[*conn]struct{}),
 	}, nil
 }
+
+// Sign implements [transport.Signer].
+func (t *Transport) Sign(message []byte) []byte { return t.key.Sign(message) }
 
 // Traits implements [transport.Transport].
 func (t *Transport) Traits() transport.Traits {
