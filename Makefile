@@ -4,10 +4,10 @@ MODULES  := $(shell cat allmodules)
 FUZZTIME ?= 30s
 each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
-.PHONY: help build test race cover bench size fuzz lint cross ci
+.PHONY: help build test race cover bench size breakages fuzz lint cross ci
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
 
 build: ## build everything; the commands go to bin/
 	$(call each,go build ./...)
@@ -30,6 +30,9 @@ size: ## what a program with all three transports is made of
 	@echo "bytes, stripped: $$(wc -c <bin/all)"
 	@echo "modules of others: $$(go version -m bin/all | grep -c '^	dep	')"
 	@go version -m bin/all | awk '$$1 == "dep" { print "  " $$2, $$3 }'
+
+breakages: ## run every rule over every breakage, and write conformance/BREAKAGES.md: half an hour
+	@mkdir -p bin && PHEROMONES_CONFORMANCE_MATRIX=$(CURDIR)/bin/breakages.json go test -run '^TestMatrix$$' -v -timeout 3h ./conformance
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@FUZZTIME=$(FUZZTIME) .ci/run fuzz

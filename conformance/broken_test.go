@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -82,49 +81,61 @@ func TestBroken(t *testing.T) {
 			h, done := breakBy(&b)
 			defer done()
 			h.serveIfChild(t)
-			r := ruleNamed(t, b.Rule)
-			if os.Getenv(failingEnv) == t.Name() {
-				h.Select = func(r Rule) bool { return r.Name == b.Rule }
-				TestTransport(t, h)
-				return
-			}
 			traits, err := h.probe()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Name == "nettest" { // it fails the test that it runs in
-				text := runFailing(t)
-				if !strings.Contains(text, "--- FAIL: "+t.Name()+"/"+r.Clause+"/"+r.Name) {
-					t.Fatalf("%s: want rule %s/%s to find it, got %s", b.Name, r.Clause, b.Rule, text)
-				}
-				t.Logf("%.600s", text)
-				return
+			r := ruleNamed(t, b.Rule)
+			if err := caught(t, h, &b, r, traits); err != nil {
+				t.Logf("%.300s", err)
+			} else {
+				t.Errorf("%s: want rule %s/%s to find it, got nothing", b.Name, r.Clause, r.Name)
 			}
-			err = h.run(t.Context(), t, r, traits).Err
-			var f *Finding
-			if !errors.As(err, &f) || f.Rule.Clause != r.Clause || f.Rule.Name != b.Rule {
-				t.Fatalf("%s: want rule %s/%s to find it, got %v", b.Name, r.Clause, b.Rule, err)
-			}
-			t.Logf("%.300s", f)
 		})
 	}
 }
 
-// failingEnv names the test that is run in a process of its own because it must fail.
+// caught runs a rule over a breakage, whose harness is h, and returns what it found.
+func caught(t *testing.T, h Transport, b *broken.Breakage, r Rule, traits transport.Traits) error {
+	t.Helper()
+	if r.Name == "nettest" { // it fails the test that it runs in
+		return runFailing(t, b, r)
+	}
+	err := h.run(t.Context(), t, r, traits).Err
+	if f := (*Finding)(nil); err != nil && (!errors.As(err, &f) || f.Rule.Clause != r.Clause || f.Rule.Name != r.Name) {
+		t.Errorf("want a finding of rule %s/%s, got %v", r.Clause, r.Name, err)
+	}
+	return err
+}
+
+// failingEnv names the breakage for a process whose test may fail.
 const failingEnv = "PHEROMONES_CONFORMANCE_FAILING"
 
-// runFailing runs the test t in another process, where it must fail, and returns what that printed.
-func runFailing(t *testing.T) string {
+// runFailing runs a rule over a breakage in another process, and returns what that printed if the rule failed there.
+func runFailing(t *testing.T, b *broken.Breakage, r Rule) error {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+onlyTest(t.Name()), "-test.count=1", "-test.v")
-	cmd.Env = append(os.Environ(), failingEnv+"="+t.Name())
-	var text bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &text, &text
-	var exit *exec.ExitError
-	if err := cmd.Run(); !errors.As(err, &exit) {
-		t.Fatalf("the process of the test that must fail: %v\n%s", err, text.String())
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFailing$/^"+r.Clause+"$/^"+r.Name+"$", "-test.count=1", "-test.v")
+	cmd.Env = append(os.Environ(), failingEnv+"="+b.Name)
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("the process of the test that may fail: %v", err)
 	}
-	return text.String()
+	if !strings.Contains(string(out), "--- FAIL: TestFailing/"+r.Clause+"/"+r.Name) {
+		return nil
+	}
+	return fmt.Errorf("%s", out)
+}
+
+// TestFailing is the test that runFailing runs.
+func TestFailing(t *testing.T) {
+	name := os.Getenv(failingEnv)
+	if name == "" {
+		t.Skip("it is run by TestBroken")
+	}
+	h, _, done := rowNamed(t, name)
+	defer done()
+	h.Select = func(r Rule) bool { return r.Name == "nettest" }
+	TestTransport(t, h)
 }
 
 // TestNamesOfBreakages sees to it that a breakage has a name of its own and names a rule.

@@ -104,6 +104,35 @@ func (e *env) closeConn(other bool) {
 		for name, err := range e.afterwards(conn, stream) {
 			e.wantClose(name, err, c.code, c.reason, other)
 		}
+		e.must(e.promptly("Close", stream.Close), "Close of a stream of a closed connection")
+		e.must(e.promptly("Reset", func() error { return stream.Reset(1) }), "Reset of a stream of a closed connection")
+	}
+}
+
+// eofThenClose reads the end of a stream before the connection is closed by either side.
+func eofThenClose(e *env) {
+	for _, ours := range []bool{false, true} {
+		e.eachPipe(func(p *pipe) {
+			e.in("%s, closed by the side that read the end: %v", e.where, ours)
+			e.must(p.x.CloseWrite(), "CloseWrite")
+			e.promptly("Read", func() error { e.expectEOF(p.y); return nil })
+			closer := p.xc
+			if ours {
+				closer = p.yc
+			}
+			e.must(e.promptly("CloseWithError", func() error { return closer.CloseWithError(303, "over") }), "CloseWithError")
+			e.wantClose("the cause", e.ends(p.yc, "the connection"), 303, "over", !ours)
+			for range 2 {
+				if err := e.promptly("Read", func() error { _, err := p.y.Read(make([]byte, 1)); return err }); err != io.EOF {
+					e.wantClose("Read, after io.EOF", err, 303, "over", !ours)
+				}
+			}
+			err := e.promptly("Write", func() error { _, err := p.y.Write([]byte("late")); return err })
+			e.wantClose("Write, in the direction that had not ended", err, 303, "over", !ours)
+			if err = e.promptly("Write", func() error { _, err := p.x.Write([]byte("late")); return err }); !isClosed(err) {
+				e.wantClose("Write, in the direction that had ended", err, 303, "over", ours)
+			}
+		})
 	}
 }
 
@@ -137,6 +166,8 @@ func closeUnread(e *env) {
 		e.must(e.promptly("CloseWithError", func() error { return p.xc.CloseWithError(301, "unread") }), "CloseWithError")
 		e.wantClose("the peer's cause", e.ends(p.yc, "the peer's connection"), 301, "unread", true)
 		e.wantClose("the peer's Read", e.readFails("Read", p.y), 301, "unread", true)
+		err := e.promptly("Read", func() error { _, err := p.x.Read(make([]byte, 1)); return err })
+		e.wantClose("our Read, with bytes unread", err, 301, "unread", false)
 	})
 }
 
@@ -302,6 +333,23 @@ func (e *env) cutBy(name string, cut func(c *cable)) {
 	}
 }
 
+// quietLives leaves a connection alone, with a call waiting at either side and with none.
+func quietLives(e *env) {
+	busy, idle := e.link(), e.link()
+	x, y := e.stream(busy.d, busy.a)
+	read := e.start("Read", func() error { _, err := y.Read(make([]byte, 1)); return err })
+	e.sleep(e.h.IdleTimeout + e.h.IdleTimeout/2 + 10*moment)
+	for _, c := range []transport.Conn{busy.d, busy.a, idle.d, idle.a} {
+		if c.Context().Err() != nil {
+			e.errorf("after %v and half as long again in which nothing was sent: want the connection to live, got %s", e.h.IdleTimeout,
+				describe(context.Cause(c.Context())))
+		}
+	}
+	e.send(x, []byte("x"))
+	e.must(read.wait(), "Read")
+	e.exchange(e.stream(idle.d, idle.a))
+}
+
 // wantAllLost looks at the calls that were under way on c and at later ones.
 func (e *env) wantAllLost(c transport.Conn, calls []*call, s transport.Stream) {
 	bound := e.soon + 2*e.h.IdleTimeout
@@ -400,6 +448,22 @@ func oneStreamEnds(e *env) {
 				e.errorf("the cause, after both sides have closed the one stream: want a *CloseError of CodeNone, got %s", describe(err))
 			}
 		}
+	}
+}
+
+func oneStreamReset(e *env) {
+	for _, byAcceptor := range []bool{false, true} {
+		l := e.link()
+		x, y := e.stream(l.d, l.a)
+		if byAcceptor {
+			x, y = y, x
+		}
+		e.must(e.promptly("Reset", func() error { return x.Reset(transport.CodeUser) }), "Reset")
+		for _, c := range []transport.Conn{l.d, l.a} {
+			e.ends(c, "the connection whose one stream was reset")
+		}
+		e.wantReset("Read after the peer's Reset and the end of the connection", e.readFails("Read", y), transport.CodeUser, true)
+		e.wantReset("Read after our Reset and the end of the connection", e.readFails("Read", x), transport.CodeUser, false)
 	}
 }
 

@@ -56,6 +56,12 @@ func neighboursMove(e *env) {
 			f, g := e.flood(there, 33), e.flood(back, 34)
 			f.stall()
 			g.stall()
+			for _, conns := range [][2]transport.Conn{{l.d, l.a}, {l.a, l.d}} { // and some of which nobody sends anything
+				x, y := e.stream(conns[0], conns[1])
+				for _, s := range []transport.Stream{x, y} {
+					e.start("Read, under way", func() error { _, err := s.Read(make([]byte, 1)); return err }).blocked()
+				}
+			}
 		}
 		for _, conns := range [][2]transport.Conn{{l.d, l.a}, {l.a, l.d}} {
 			x, y := e.stream(conns[0], conns[1])

@@ -46,7 +46,9 @@ func dialCancelledBefore(e *env) {
 	ln := e.listen(server)
 	expired, cancel := context.WithDeadline(e.ctx, past)
 	defer cancel()
-	for _, ctx := range []context.Context{e.cancelled(), expired} {
+	caused, because := context.WithCancelCause(e.ctx)
+	because(errors.New("the cause is another thing"))
+	for _, ctx := range []context.Context{e.cancelled(), expired, caused} {
 		err := e.promptly("Dial with an ended context", func() error { return dialError(n.Dial(ctx, ln.Addr())) })
 		e.wantContext("Dial with an ended context", err, ctx)
 		e.wantOp("Dial with an ended context", err, "dial", ln.Addr())
@@ -240,6 +242,9 @@ func acceptContext(e *env) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	accept := e.start("Accept", func() error { _, err := ln.Accept(ctx); return err })
 	accept.blocked()
+	short := e.cancelled()
+	err := e.promptly("Accept beside another", func() error { _, err := ln.Accept(short); return err })
+	e.wantContext("Accept whose context has ended, beside another that waits", err, short)
 	cancel()
 	accept.wait()
 	e.wantContext("Accept whose context ends", accept.err, ctx)
@@ -406,7 +411,8 @@ func transportClose(e *env) {
 	away := e.listen(third)
 	l := &link{env: e, dialer: client, acceptor: server, ln: ln}
 	l.redial()
-	out, in := e.connect(server, away) // a connection that the closing side has dialled
+	unaccepted := e.dial(client, e.listen(server).Addr()) // before much else, so that the other side is done with it, too
+	out, in := e.connect(server, away)                    // a connection that the closing side has dialled
 	calls, _ := l.occupy()
 	accept := e.start("Accept", func() error { _, err := ln.Accept(e.ctx); return err })
 	accept.blocked()
@@ -442,7 +448,7 @@ func transportClose(e *env) {
 		err := e.ends(c, "a connection of a closed transport")
 		e.wantClose("the cause, at our Transport.Close", err, transport.CodeShutdown, closeReason(err), false)
 	}
-	for _, c := range []transport.Conn{in, l.d, waiting} {
+	for _, c := range []transport.Conn{in, l.d, waiting, unaccepted} {
 		err := e.ends(c, "a connection whose peer has closed its transport")
 		e.wantClose("the cause, at the peer's Transport.Close", err, transport.CodeShutdown, closeReason(err), true)
 	}

@@ -101,6 +101,10 @@ func streamContexts(e *env) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	accept := e.start("AcceptStream", func() error { _, err := l.a.AcceptStream(ctx); return err })
 	accept.blocked()
+	if short := e.cancelled(); !e.traits.OneStream {
+		err := e.promptly("AcceptStream beside another", func() error { _, err := l.a.AcceptStream(short); return err })
+		e.wantContext("AcceptStream whose context has ended, beside another that waits", err, short)
+	}
 	cancel()
 	accept.wait()
 	e.wantContext("AcceptStream whose context ends", accept.err, ctx)
@@ -295,8 +299,15 @@ func oneStreamOnly(e *env) {
 	l := e.link()
 	e.wantUnsupported("OpenStream by the accepting side, before there is a stream",
 		e.promptly("OpenStream", func() error { _, err := l.a.OpenStream(e.ctx); return err }))
+	ctx, cancel := context.WithCancel(e.ctx)
+	first := e.start("AcceptStream", func() error { _, err := l.a.AcceptStream(ctx); return err })
+	first.blocked()
+	e.wantUnsupported("a second AcceptStream, while the first waits", e.promptly("AcceptStream", func() error { _, err := l.a.AcceptStream(e.ctx); return err }))
+	cancel()
+	e.wantContext("AcceptStream whose context ends", first.wait(), ctx)
 	x, y := e.stream(l.d, l.a)
 	for range 2 {
+		e.wantUnsupported("AcceptStream by the dialling side", e.promptly("AcceptStream", func() error { _, err := l.d.AcceptStream(e.ctx); return err }))
 		e.wantUnsupported("a second OpenStream by the dialling side", e.promptly("OpenStream", func() error { _, err := l.d.OpenStream(e.ctx); return err }))
 		e.wantUnsupported("OpenStream by the accepting side", e.promptly("OpenStream", func() error { _, err := l.a.OpenStream(e.ctx); return err }))
 		e.wantUnsupported("a second AcceptStream", e.promptly("AcceptStream", func() error { _, err := l.a.AcceptStream(e.ctx); return err }))

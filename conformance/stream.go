@@ -326,12 +326,18 @@ func writeAfterPeerClose(e *env) {
 }
 
 func blockedWriteAtPeerClose(e *env) {
-	e.eachPipe(func(p *pipe) {
-		w := e.flood(p.y, 10)
-		w.stall()
-		e.must(e.promptly("Close", p.x.Close), "Close")
-		e.wantReset("Write, blocked when the peer calls Close", w.wait(), transport.CodeClosed, true)
-	})
+	for _, both := range []bool{false, true} {
+		e.eachPipe(func(p *pipe) {
+			e.in("%s, with our write blocked too: %v", e.where, both)
+			w := e.flood(p.y, 10)
+			w.stall()
+			if both { // what the peer is told must not wait behind it
+				e.flood(p.x, 16).stall()
+			}
+			e.must(e.promptly("Close", p.x.Close), "Close")
+			e.wantReset("Write, blocked when the peer calls Close", w.wait(), transport.CodeClosed, true)
+		})
+	}
 }
 
 // resetSituations are the states in which a Reset may find a stream; each returns calls of y that are under way.
@@ -374,6 +380,12 @@ func resetSituations() []struct {
 			w := e.flood(p.x, 12)
 			w.stall()
 			return nil, nil
+		}},
+		{name: "both sides' writes are blocked", arrange: func(e *env, p *pipe) (*call, *call) {
+			v, w := e.flood(p.x, 17), e.flood(p.y, 18)
+			v.stall()
+			w.stall()
+			return nil, w.call
 		}},
 		{name: "after our CloseWrite", eof: true, arrange: func(e *env, p *pipe) (*call, *call) {
 			e.must(p.x.CloseWrite(), "CloseWrite")
@@ -424,6 +436,7 @@ func resetRemote(e *env) {
 					e.wantReset("Write after the peer's Reset", err, code, true)
 				}
 			}
+			e.must(e.promptly("Close", p.y.Close), "Close after the peer's Reset")
 		})
 	}
 }

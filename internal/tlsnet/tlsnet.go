@@ -272,12 +272,12 @@ func (t *Transport) Close() error {
 		listeners, conns = nil, nil
 	}
 	t.stop()
-	for l := range listeners {
-		l.close()
-	}
-	for c := range conns {
+	for c := range conns { // before the listeners, which refuse what nobody has accepted
 		c.CloseWithError(transport.CodeShutdown, "")
 		c.Hurry() // it may have ended before, and still be sending
+	}
+	for l := range listeners {
+		l.close()
 	}
 	for c := range conns {
 		<-c.Done()

@@ -265,11 +265,11 @@ func (t *Transport) Close() error {
 	}
 	t.listeners, t.conns = nil, nil
 	t.mu.Unlock()
+	for c := range conns { // before the listeners, which refuse what nobody has accepted
+		c.CloseWithError(transport.CodeShutdown, "")
+	}
 	for l := range listeners {
 		l.Close()
-	}
-	for c := range conns {
-		c.CloseWithError(transport.CodeShutdown, "")
 	}
 	return nil
 }

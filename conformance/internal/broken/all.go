@@ -24,7 +24,10 @@ func plain() []row[faults] {
 			return i
 		}}},
 		{"an address without a port is dialled", "address-refused", Any, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
-			return nil, &transport.OpError{Op: "dial", Addr: addr, Err: errPlain}
+			if err := addr.Check("mem"); err != nil {
+				return nil, &transport.OpError{Op: "dial", Addr: addr, Err: errPlain}
+			}
+			return t.Transport.Dial(ctx, addr)
 		}}},
 		{"the listener does not know its ID", "listener-address", Any, faults{addr: func(l *badListener) transport.Addr {
 			a := l.Listener.Addr()

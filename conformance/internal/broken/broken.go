@@ -3,7 +3,11 @@
 // transports, to Stack for those about nodes. The row's functions take the place of methods, and call those that they replace.
 package broken
 
-import "github.com/Blockchain-CN/pheromones/transport"
+import (
+	"slices"
+
+	"github.com/Blockchain-CN/pheromones/transport"
+)
 
 // Breakage is one way for a transport to be broken.
 type Breakage struct {
@@ -17,7 +21,7 @@ type Breakage struct {
 // All returns the breakages that the rules about transports must catch, in the order of the rules but for the later ones.
 func All() []Breakage {
 	var all []Breakage
-	for _, r := range append(plain(), hostile()...) {
+	for _, r := range slices.Concat(plain(), hostile(), subtle()) {
 		all = append(all, Breakage{Name: r.name, Rule: r.rule, Needs: r.needs, f: r.faults})
 	}
 	return all

@@ -22,6 +22,7 @@ type faults struct {
 	open      func(c *badConn, ctx context.Context) (transport.Stream, error)
 	acceptS   func(c *badConn, ctx context.Context) (transport.Stream, error)
 	info      func(i transport.Info) transport.Info
+	infoOf    func(c *badConn) transport.Info
 	traits    func(t transport.Traits) transport.Traits
 	context   func(c *badConn) context.Context
 	closeConn func(c *badConn, code transport.Code, reason string) error
@@ -51,6 +52,7 @@ type badTransport struct {
 	mu    sync.Mutex
 	conns []*badConn
 	ln    transport.Listener
+	lns   []transport.Listener
 	idle  chan struct{} // closed by release
 	stack []transport.Conn
 	ended atomic.Bool
@@ -93,6 +95,9 @@ func (t *badTransport) Listen(ctx context.Context, addr transport.Addr) (ln tran
 	if err != nil {
 		return nil, err
 	}
+	t.mu.Lock()
+	t.lns = append(t.lns, ln)
+	t.mu.Unlock()
 	return &badListener{Listener: ln, t: t}, nil
 }
 
@@ -107,6 +112,9 @@ type badListener struct {
 	transport.Listener
 	t *badTransport
 	n atomic.Int64
+
+	mu    sync.Mutex
+	again transport.Conn
 }
 
 func (l *badListener) Accept(ctx context.Context) (transport.Conn, error) {
@@ -172,6 +180,9 @@ func (c *badConn) AcceptStream(ctx context.Context) (transport.Stream, error) {
 }
 
 func (c *badConn) Info() transport.Info {
+	if c.f.infoOf != nil {
+		return c.f.infoOf(c)
+	}
 	if c.f.info != nil {
 		return c.f.info(c.Conn.Info())
 	}
