@@ -69,6 +69,14 @@ func deadlineEnds(e *env) {
 		e.must(x.SetReadDeadline(time.Now().Add(2*moment)), "SetReadDeadline")
 		err := e.promptly("Read", func() error { _, err := x.Read(make([]byte, 1)); return err })
 		e.wantTimeout("Read, waiting when the deadline passes", err)
+		e.promptly("40 Reads with a deadline of 5 ms each", func() error { // which a coarse clock makes long
+			for range 40 {
+				e.must(x.SetReadDeadline(time.Now().Add(5*time.Millisecond)), "SetReadDeadline")
+				_, err := x.Read(make([]byte, 1))
+				e.wantTimeout("Read, waiting when the deadline passes", err)
+			}
+			return nil
+		})
 		w := ps[1].x
 		e.must(w.SetWriteDeadline(time.Now().Add(4*moment)), "SetWriteDeadline")
 		err = e.flood(w, 20).wait()

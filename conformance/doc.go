@@ -33,6 +33,11 @@
 // left behind once closed. A rule that a transport lacks an ability for is skipped, and the skip is reported with its
 // reason. The suite never asks which transport it has.
 //
+// # What proves it
+//
+// The suite is run over transports and nodes that are broken on purpose, each in one way, and every rule has one at least that
+// it must catch; BREAKAGES.md lists them. Whoever adds a rule adds what it catches.
+//
 // # Limitations
 //
 // Rules run one after another, and nothing else in the process may start goroutines, open sockets or print meanwhile: do

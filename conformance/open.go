@@ -392,7 +392,7 @@ func placesComeBackRude(e *env) {
 		e.in("%s", end.name)
 		l := e.link()
 		server := e.serveStreams(l.a, func(s transport.Stream) error {
-			if _, err := s.Write(make([]byte, 3000)); err != nil && !isEnd(err) {
+			if _, err := s.Write(make([]byte, 6000)); err != nil && !isEnd(err) {
 				return err
 			}
 			return end.peer(s)
@@ -403,7 +403,7 @@ func placesComeBackRude(e *env) {
 				if err != nil {
 					return err
 				}
-				if _, err := s.Write(make([]byte, 3000)); err != nil && !isEnd(err) {
+				if _, err := s.Write(make([]byte, 6000)); err != nil && !isEnd(err) {
 					return err
 				}
 				return end.ours(s)

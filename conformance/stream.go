@@ -270,7 +270,13 @@ func closeLocally(e *env) {
 		read.blocked()
 		write.stall()
 		for _, p := range ps {
-			e.must(e.promptly("Close", p.x.Close), "Close")
+			var all []*call
+			for range 4 {
+				all = append(all, e.start("Close", p.x.Close))
+			}
+			for _, c := range all {
+				e.must(c.wait(), "Close, four times at once")
+			}
 		}
 		e.wantClosed("Read, under way at Close", read.wait())
 		e.wantClosed("Write, under way at Close", write.wait())

@@ -84,6 +84,12 @@ func stack() []row[nodeFaults] {
 				return err
 			}}},
 		{"a handler hears of no end", "deadline", Any, unhurried(func(error) bool { return true })},
+		{"a call does not look at its deadline", "deadline", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+			if by, ok := ctx.Deadline(); ok && time.Until(by) < time.Second { // that of the check is later
+				ctx = context.WithoutCancel(ctx)
+			}
+			return n.Node.Dispatch(ctx, to, m)
+		}}},
 		{"a handler hears of deadlines only", "cancellation", Any, unhurried(func(end error) bool { return errors.Is(end, context.Canceled) })},
 		{"there is one message to a stream", "early-message", Any, nodeFaults{net: faults{write: func(s *badStream, b []byte) (int, error) {
 			if s.accepted && s.writes.Add(1) > 1 {

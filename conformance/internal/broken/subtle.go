@@ -190,6 +190,30 @@ func subtle() []row[faults] {
 			}
 			return s.Stream.Reset(code)
 		}}},
+		{"two Closes at once are an error", "close-locally", Any, faults{closeBoth: func(s *badStream) error {
+			if s.mark.Swap(true) {
+				return errPlain
+			}
+			defer s.mark.Store(false)
+			err := s.Stream.Close()
+			<-time.After(moment)
+			return err
+		}}},
+		{"unread bytes of streams that were reset count for ever", "places-come-back-rude", Any, faults{reset: func(s *badStream, code transport.Code) error {
+			s.c.m.Add(s.out.Load())
+			return s.Stream.Reset(code)
+		}, write: func(s *badStream, b []byte) (int, error) {
+			if s.c.m.Load() > 8<<20 {
+				<-s.c.Conn.Context().Done()
+			}
+			return s.Stream.Write(b)
+		}}},
+		{"deadlines have whole seconds", "deadline-ends", Any, faults{readBy: func(s *badStream, t time.Time) error {
+			if !t.IsZero() {
+				t = t.Add(time.Second)
+			}
+			return s.Stream.SetReadDeadline(t)
+		}}},
 		{"a time-out does not say Timeout", "deadline-ends", Any, faults{read: onRead(func(s *badStream, err error) error {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return &net.OpError{Op: "read", Err: errors.Join(err)}
