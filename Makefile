@@ -4,7 +4,7 @@ MODULES  := $(shell cat allmodules)
 FUZZTIME ?= 30s
 each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
-.PHONY: help build test race cover bench size breakages fuzz lint cross ci
+.PHONY: help build test race cover bench size table breakages fuzz lint cross ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ size: ## what a program with all three transports is made of
 	@echo "bytes, stripped: $$(wc -c <bin/all)"
 	@echo "modules of others: $$(go version -m bin/all | grep -c '^	dep	')"
 	@go version -m bin/all | awk '$$1 == "dep" { print "  " $$2, $$3 }'
+
+table: ## write what is new into conformance/BREAKAGES.md, but not what it would take a run of the matrix to know
+	@PHEROMONES_CONFORMANCE_TABLE=write go test -count=1 -run '^TestTable$$' ./conformance
 
 breakages: ## run every rule over every breakage, and write conformance/BREAKAGES.md: half an hour
 	@mkdir -p bin && PHEROMONES_CONFORMANCE_MATRIX=$(CURDIR)/bin/breakages.json go test -run '^TestMatrix$$' -v -timeout 3h ./conformance
