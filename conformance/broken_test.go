@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,9 @@ func sound(a broken.Ability) Transport {
 // breakBy is the harness of transports with a breakage, and what ends what they leave behind.
 func breakBy(b *broken.Breakage) (Transport, func()) {
 	h, breaker := sound(b.Needs), b.Breaker()
-	h.patience = 600 * time.Millisecond * slowdown // many wait in vain
+	if slices.ContainsFunc(table(), func(r Rule) bool { return r.Name == b.Rule }) {
+		h.patience = 600 * time.Millisecond * slowdown // many wait in vain; a node may take its time
+	}
 	whole := h.New
 	h.New = func(key identity.Key) (transport.Transport, error) {
 		t, err := whole(key)

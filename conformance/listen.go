@@ -76,6 +76,7 @@ func listenCancelledBefore(e *env) {
 	ln, err := n.Listen(ctx, e.h.Listen)
 	e.must(err, "Listen")
 	cancel()
+	e.sleep(moment)
 	ctx, cancel = context.WithCancel(e.ctx)
 	accept := e.start("Accept", func() error { _, err := ln.Accept(ctx); return err })
 	c, err := e.node().Dial(ctx, ln.Addr())

@@ -3,6 +3,7 @@ package broken
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"net"
 	"slices"
 	"sync"
@@ -232,4 +233,62 @@ func errorCode(from, to protocol.ErrorCode) nodeFaults {
 		}
 		return []protocol.Frame{f}
 	})
+}
+
+// control changes the frames of a link's control stream: said those that this side says, unless it wants them dropped, and heard
+// those that it hears. heard gets each frame's kind, and then its body, and says whether the kind is known.
+func control(said, heard func(kind byte, body []byte) bool) nodeFaults {
+	header, _ := protocol.AppendService(nil, router.LinkService)
+	return nodeFaults{net: faults{write: func(s *badStream, b []byte) (int, error) {
+		rest, isFirst := bytes.CutPrefix(b, header)
+		if isFirst {
+			s.mark.Store(true)
+		}
+		if said == nil || !s.mark.Load() {
+			return s.Stream.Write(b)
+		}
+		out := bytes.Clone(b[:len(b)-len(rest)])
+		for len(rest) >= 3 {
+			n := min(len(rest), 3+int(binary.BigEndian.Uint16(rest[1:])))
+			frame := bytes.Clone(rest[:n])
+			if said(frame[0], frame[3:]) {
+				out = append(out, frame...)
+			}
+			rest = rest[n:]
+		}
+		if _, err := s.Stream.Write(out); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	}, read: func(s *badStream, b []byte) (int, error) {
+		n, err := s.Stream.Read(b)
+		switch {
+		case !s.mark.Load():
+			s.mark.Store(s.accepted && string(b[:n]) == router.LinkService)
+		case heard == nil || err != nil:
+		case len(s.held) == 0 && n == 3:
+			if !heard(b[0], nil) {
+				s.Stream.Reset(transport.CodeProtocol)
+				return 0, errPlain
+			}
+			if b[1] > 0 || b[2] > 0 {
+				s.held = bytes.Clone(b[:1])
+			}
+		case len(s.held) > 0:
+			heard(s.held[0], b[:n])
+			s.held = nil
+		}
+		return n, err
+	}}}
+}
+
+// incarnations gives each hello one of its own.
+func incarnations() nodeFaults {
+	var n atomic.Uint64
+	return control(func(kind byte, body []byte) bool {
+		if kind == 1 && len(body) >= 8 {
+			binary.BigEndian.PutUint64(body, n.Add(1))
+		}
+		return true
+	}, nil)
 }

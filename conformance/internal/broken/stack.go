@@ -1,6 +1,7 @@
 package broken
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -269,6 +270,49 @@ func stack() []row[nodeFaults] {
 			return n.watcher
 		}}},
 		{"the table has as many places as it likes", "table-bound", Any, nodeFaults{config: func(c *pheromones.Config, _ <-chan struct{}) { c.MaxRoutes = 0 }}},
+
+		{"a frame of the future ends the control stream", "link-without-control", Any, control(nil, func(kind byte, _ []byte) bool {
+			return kind >= 1 && kind <= 6
+		})},
+		{"each link has an incarnation of its own", "link-hello", Any, incarnations()},
+		{"generations do not count", "link-rank", Any, control(nil, func(kind byte, body []byte) bool {
+			if kind == 1 && len(body) >= 12 {
+				clear(body[8:12])
+			}
+			return true
+		})},
+		{"a peer's new life is its old one", "link-new-life", Any, control(nil, func(kind byte, body []byte) bool {
+			if kind == 1 && len(body) >= 8 && !bytes.Equal(body[:8], make([]byte, 8)) {
+				copy(body, "the same")
+			}
+			return true
+		})},
+		{"a pledge is one stream too many", "link-pledge", Any, control(func(kind byte, body []byte) bool {
+			if kind == 3 && len(body) >= 8 {
+				body[7]++
+			}
+			return true
+		}, nil)},
+		{"nothing is pledged", "added-at-once", Any, control(func(kind byte, _ []byte) bool { return kind != 3 }, nil)},
+		{"a pong has other bytes", "link-ping", Any, control(func(kind byte, body []byte) bool {
+			if kind == 6 && len(body) > 0 {
+				body[0]++
+			}
+			return true
+		}, nil)},
+		{"nobody is asked whether a link is needed", "link-idle", Any, control(func(kind byte, _ []byte) bool { return kind != 4 }, nil)},
+		{"an address is dialled once", "link-kept", Any, nodeFaults{net: faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+			addr.Peer = identity.ID{}
+			t.mu.Lock()
+			again := slices.Contains(t.dialled, addr)
+			t.dialled = append(t.dialled, addr)
+			t.mu.Unlock()
+			if again {
+				return nil, &transport.OpError{Op: "dial", Addr: addr, Err: errPlain}
+			}
+			return t.Transport.Dial(ctx, addr)
+		}}}},
+		{"links have no bound", "links-bounded", Any, nodeFaults{config: func(c *pheromones.Config, _ <-chan struct{}) { c.MaxLinks = 0 }}},
 
 		{"Start binds what it can", "start", Any, nodeFaults{start: func(n *badNode, ctx context.Context, addrs []string) error {
 			bound := false

@@ -53,9 +53,11 @@ type badTransport struct {
 	conns []*badConn
 	ln    transport.Listener
 	lns   []transport.Listener
-	idle  chan struct{} // closed by release
-	stack []transport.Conn
-	ended atomic.Bool
+
+	dialled []transport.Addr
+	idle    chan struct{} // closed by release
+	stack   []transport.Conn
+	ended   atomic.Bool
 }
 
 func (t *badTransport) conn(c transport.Conn, err error) (transport.Conn, error) {
