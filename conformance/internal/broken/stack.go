@@ -25,12 +25,23 @@ func stack() []row[nodeFaults] {
 		{"an unknown service is reset with another code", "unknown-service", Any, resetWith(transport.CodeUnknownService, transport.CodeRefused)},
 		{"what is of another version is malformed", "bad-streams", Any, errorCode(protocol.CodeUnsupported, protocol.CodeMalformed)},
 		{"a stream without a service is reset with another code", "bad-streams", Any, resetWith(transport.CodeProtocol, transport.CodeInternal)},
-		{"who waits for a frame has others wait", "half-streams", Any, nodeFaults{net: faults{read: func(s *badStream, b []byte) (int, error) {
-			if in := s.in.Load(); s.accepted && in >= 19 && in < 25 { // the header of the first frame
-				s.c.mu.Lock()
-				defer s.c.mu.Unlock()
+		{"thirty streams that stop half-way are all", "half-streams", Any, nodeFaults{net: faults{acceptS: func(c *badConn, ctx context.Context) (transport.Stream, error) {
+			s, err := c.Conn.AcceptStream(ctx)
+			if err == nil && c.m.Add(1) > 30 {
+				<-c.Conn.Context().Done()
+				return nil, context.Cause(c.Conn.Context())
 			}
-			return s.Stream.Read(b)
+			return s, err
+		}, closeBoth: func(s *badStream) error {
+			if s.accepted && !s.mark.Swap(true) {
+				s.c.m.Add(-1)
+			}
+			return s.Stream.Close()
+		}, reset: func(s *badStream, code transport.Code) error {
+			if s.accepted && !s.mark.Swap(true) {
+				s.c.m.Add(-1)
+			}
+			return s.Stream.Reset(code)
 		}}}},
 		{"a handler's error has no words", "handler-error", Any, frames(func(_ *badStream, f protocol.Frame) []protocol.Frame {
 			if f.Code == protocol.CodeFailed {
