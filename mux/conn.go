@@ -194,6 +194,10 @@ func (c *conn) accept() (transport.Stream, error) {
 		return nil, c.gone()
 	}
 	s.attach(y)
+	if s.echo != nil {
+		c.Out.Append(s.echo)
+		s.echo = nil
+	}
 	c.forget(s)
 	return s, nil
 }
@@ -259,7 +263,11 @@ func (c *conn) inspect(h header, frame []byte) (wanted bool, err error) {
 			code = transport.Code(h.length)
 			copy(frame[8:], make([]byte, 4))
 		}
-		if !s.reset {
+		switch {
+		case s.reset:
+		case !s.ours && s.y == nil:
+			s.echo = resetFrame(h.stream, code) // not before it is accepted: until then it holds a place here, and so must it there
+		default:
 			c.Out.Append(resetFrame(h.stream, code)) // so that the peer's yamux, too, lets go of the stream
 		}
 		s.receivedReset(code)

@@ -27,10 +27,11 @@ type stream struct {
 	fin  atomic.Bool   // the peer has ended its direction, and not by a reset
 
 	// Guarded by c.mu.
-	acked    bool // ours: the peer has accepted it
-	reset    bool // we have sent a reset
-	sent     bool // our direction has ended, by a FIN that was queued or a reset
-	received bool // the peer's has
+	acked    bool   // ours: the peer has accepted it
+	reset    bool   // we have sent a reset
+	sent     bool   // our direction has ended, by a FIN that was queued or a reset
+	received bool   // the peer's has
+	echo     []byte // the peer's own: the answer to its reset, which waits until the stream is accepted
 
 	sending sync.Mutex // held by the Write under way, and by the FIN after it
 	ended   bool       // guarded by sending: the FIN was given to yamux
