@@ -170,7 +170,7 @@ func (rt *route) meet(self identity.ID, l *link) {
 		return
 	}
 	rt.dialing = nil
-	d.id, d.link, d.met = l.conn.Info().RemotePeer, l, true
+	d.link, d.met = l, true
 	close(d.done)
 	if peer := rt.fact.Peer.ID; bytes.Compare(self[:], peer[:]) > 0 {
 		d.abandon(errUnwanted)
