@@ -2,11 +2,14 @@ package conformance
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,8 +81,23 @@ func ruleNamed(t *testing.T, name string) Rule {
 	return Rule{}
 }
 
+// shardEnv tells a process of TestBroken which part is its own.
+const shardEnv = "PHEROMONES_CONFORMANCE_SHARD"
+
+// shards is how many processes share TestBroken: rules must not run beside each other in one, and mostly wait.
+const shards = 5
+
+// TestBroken runs each breakage's rule over it, in several processes.
 func TestBroken(t *testing.T) {
-	for _, b := range everyBreakage() {
+	shard, err := strconv.Atoi(os.Getenv(shardEnv))
+	if err != nil {
+		breakInProcesses(t)
+		return
+	}
+	for i, b := range everyBreakage() {
+		if i%shards != shard {
+			continue
+		}
 		t.Run(strings.ReplaceAll(b.Name, " ", "-"), func(t *testing.T) {
 			h, done := breakBy(&b)
 			defer done()
@@ -96,6 +114,28 @@ func TestBroken(t *testing.T) {
 			}
 		})
 	}
+}
+
+// breakInProcesses runs TestBroken in processes of its own, with what was chosen of it.
+func breakInProcesses(t *testing.T) {
+	run := "^TestBroken$"
+	if _, part, ok := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); ok {
+		run += "/" + part
+	}
+	var wg sync.WaitGroup
+	for shard := range shards {
+		wg.Go(func() {
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+run, "-test.count=1", "-test.v=true")
+			cmd.Env = append(os.Environ(), shardEnv+"="+strconv.Itoa(shard))
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("part %d of %d: %v\n%s", shard+1, shards, err, out)
+			} else {
+				t.Logf("part %d of %d: %d breakages were caught", shard+1, shards, strings.Count(string(out), "    --- PASS: TestBroken/"))
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // caught runs a rule over a breakage, whose harness is h, and returns what it found.

@@ -64,8 +64,10 @@ func (s *Store) open(path string, timeout time.Duration) error {
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(path); err == nil {
+		if link, err := os.Lstat(path); err == nil && link.Mode()&fs.ModeSymlink != 0 {
 			return fmt.Errorf("%w: a symbolic link to nothing", ErrNotFile)
+		} else if err == nil {
+			return errAgain // somebody has just made it
 		}
 		if err := create(path); err != nil {
 			return err
