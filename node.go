@@ -38,6 +38,12 @@ type Config struct {
 	Limit int
 	// DialTimeout bounds one attempt at one address. Zero or less means 10 s.
 	DialTimeout time.Duration
+	// RetryFor is for how long after its first loss a request is sent again, if its context has no deadline. Zero means 30 s,
+	// negative that no request is sent again.
+	RetryFor time.Duration
+	// Replies bounds what is remembered of requests, so that those that are sent again are not executed again. Its
+	// Incarnation is the node's, too: leave it zero.
+	Replies protocol.RepliesConfig
 	// MaxRoutes bounds the table of routes. Zero or less means 16384.
 	MaxRoutes int
 	// Parallel bounds how many peers DispatchAll talks to at once. Zero or less means 64.
@@ -105,11 +111,13 @@ func New(cfg Config) (*Node, error) {
 			n.abort()
 		}
 	}()
+	n.protocol.Replies = protocol.NewReplies(cfg.Replies)
 	n.router, err = router.New(router.Config{
 		Table:      n.table,
-		Transports: n.cfg.Transports, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout,
+		Transports: n.cfg.Transports, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout, RetryFor: cfg.RetryFor,
 		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, IdleTimeout: cfg.IdleTimeout, MaxLinks: cfg.MaxLinks,
 		Handler:        protocol.HandlerFunc(n.answer),
+		Incarnation:    n.protocol.Replies.Incarnation(),
 		NetworkChanged: n.networkChanged, Logger: cfg.Logger,
 	})
 	if err != nil {
@@ -308,7 +316,19 @@ func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
 // to is an ID, a name that one known peer bears, or an address, whose peer is reached without a greeting. It returns when the
 // reply is there, when it is certain that none will come, or when ctx ends.
 //
-// The peer's handler runs at most once. Only a message that certainly did not reach it is sent again.
+// A request whose link is lost or falls silent is sent again, over a new link or to another address, until ctx ends or, if ctx has
+// no deadline, for Config.RetryFor after the first loss. What is promised:
+//
+//   - The peer's handler runs at most once for a message, whatever is lost, and also if the peer is started again meanwhile.
+//   - If Dispatch returns without an error the handler has run once, and this is its reply.
+//   - If it returns an error the message was perhaps executed, unless [protocol.NotExecuted] says that it was not, or the error is
+//     none of protocol's: then nothing was sent. That the peer cannot know shows as [protocol.CodeForgotten] or
+//     [protocol.CodeRestarted].
+//
+// Not promised: that a message is executed at all. Who wants to go on after an error sets m.ID to one of [protocol.NewMessageID]
+// before the first call, and calls again with it: as long as the peer remembers (five minutes after the handler has ended, unless
+// it is configured otherwise or many come) it answers with the reply, and after that with an error rather than by running again. An ID
+// that is not of NewMessageID is honoured only as long as it is remembered. Conversations that flow on one stream are not sent again.
 //
 // Errors are a [*router.AmbiguousError], a [*router.DialError] that lists every address tried, [router.ErrUnknownPeer], a
 // [*protocol.RemoteError] if the peer refused or failed, or a [*protocol.ExchangeError].
@@ -450,6 +470,7 @@ func (n *Node) end(reason string) error {
 		close(n.closed)
 		n.cast.halt()
 		n.router.Close(transport.CodeShutdown, reason)
+		n.protocol.Replies.Close()
 		for _, t := range n.cfg.Transports {
 			errs = append(errs, t.Close())
 		}

@@ -25,6 +25,7 @@ const (
 
 // serve answers a stream that a peer opened.
 func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) {
+	since := n.router.Since(s)
 	s.SetReadDeadline(time.Now().Add(headerTimeout))
 	service, err := protocol.ReadService(s)
 	if err != nil {
@@ -42,8 +43,9 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 			return
 		}
 		defer n.leave()
-		peer := c.Info().RemotePeer
-		if err := protocol.Serve(ctx, s, peer, n.handler, &n.protocol); err != nil {
+		peer, cfg := c.Info().RemotePeer, n.protocol
+		cfg.Since = since
+		if err := protocol.Serve(ctx, s, peer, n.handler, &cfg); err != nil {
 			n.log.Debug("pheromones: a conversation broke off", "peer", peer, "err", err)
 		}
 		return

@@ -47,6 +47,13 @@ func stackTable() []Rule {
 		{"early-message", "PR21", "A message that comes before its turn is handled in its turn.", 0, false, earlyMessage},
 		{"unknown-operation", "PR23", "An operation that nobody handles is answered with unknownop.", 0, false, unknownOperation},
 
+		{"repeat-answered", "PR26", "A request that comes again is answered as the first time, and not executed again.", 0, false, repeatAnswered},
+		{"repeat-waits", "PR27", "A request that comes again while its handler runs waits for the reply.", 0, false, repeatWaits},
+		{"forgotten", "PR28", "A request that the peer has forgotten is not executed again, and says so.", 0, false, forgotten},
+		{"restarted", "PR29", "A request that a former life of the peer has executed is not executed again, and says so.", 0, false, restartedInBetween},
+		{"loss-survived", "PR30", "A handler runs on while the request is sent again after losses, and its reply arrives.", 0, false, lossSurvived},
+		{"loss-cancelled", "PR20", "Who gives up while his request is sent again ends the handler's context.", 0, false, lossCancelled},
+
 		{"impostor", "GR5", "A peer that introduces another as itself is refused.", 0, false, impostor},
 		{"many-pages", "GR6", "Tables of several pages are swapped whole, both ways.", 0, true, manyPages},
 		{"get-one", "GR7", "A peer is asked for one route, by ID and by name.", 0, false, getOne},
@@ -77,6 +84,7 @@ func stackTable() []Rule {
 		{"dead-address", "RO6", "A dead address does not keep a call from another that works; if none does, the error lists all.", 0, false, deadAddress},
 		{"closed-in-exchange", "RO7", "A connection that closes in the middle of an exchange gives a typed error and no second execution.", 0, false, closedInExchange},
 		{"lost-in-exchange", "RO7", "A connection that is lost in the middle of an exchange gives a typed error and no second execution.", needTCP, false, lostInExchange},
+		{"loss-given-up", "RO7", "A request that cannot be sent again ends with a typed error.", 0, false, lossGivenUp},
 		{"redial", "RO8", "When a link has ended the next call dials again.", 0, false, redial},
 		{"delete", "RO9", "A deleted peer is unknown; hints do not bring it back, adding it does.", 0, false, deletePeer},
 		{"delete-drains", "RO9", "Delete lets what runs on a link end, and then the link ends.", needMany, false, deleteDrains},

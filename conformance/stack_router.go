@@ -267,19 +267,21 @@ func deadAddress(e *env) {
 
 func closedInExchange(e *env) {
 	h := hold()
-	a, b := e.stack("a", nil), e.stack("b", h)
+	// a does not send again what is lost, so that what came of it shows.
+	a, b := e.stack("a", nil, func(c *pheromones.Config) { c.RetryFor = -1 }), e.stack("b", h)
 	a.add(b)
-	call, _ := a.dispatching(e.ctx, b, "wait")
+	call := e.start("Dispatch", func() error {
+		_, err := a.Dispatch(context.Background(), b.addr, protocol.Message{Operation: "wait"})
+		return err
+	})
 	receive(e, "the handler's call", h.entered)
-	for _, c := range a.net.dialled() {
-		c.CloseWithError(transport.CodeInternal, "cut")
-	}
+	a.cutAll()
 	err := call.wait()
 	e.wantUnanswered("Dispatch", err)
 	if protocol.NotExecuted(err) {
 		e.errorf("want an error that leaves open whether the request was executed, got %s", describe(err))
 	}
-	receive(e, "the end of the handler's context", h.ended)
+	h.release <- protocol.Message{Operation: "for nobody"}
 	call, reply := a.dispatching(e.ctx, b, "again")
 	m := receive(e, "the handler's call", h.entered)
 	if m.Operation != "again" {
@@ -297,11 +299,11 @@ func closedInExchange(e *env) {
 
 func lostInExchange(e *env) {
 	h := hold()
-	a, b := e.stack("a", nil), e.stack("b", h)
+	a, b := e.stack("a", nil, func(c *pheromones.Config) { c.RetryFor = -1 }), e.stack("b", h)
 	for _, reset := range []bool{false, true} {
 		cable := e.cable(b.Addrs()[0])
 		call := e.start("Dispatch", func() error {
-			_, err := a.Dispatch(e.ctx, bare(cable.addr.String()), protocol.Message{Operation: "wait"})
+			_, err := a.Dispatch(context.Background(), bare(cable.addr.String()), protocol.Message{Operation: "wait"})
 			return err
 		})
 		receive(e, "the handler's call", h.entered)
@@ -312,7 +314,7 @@ func lostInExchange(e *env) {
 		if protocol.NotExecuted(err) {
 			e.errorf("want an error that leaves open whether the request was executed, got %s", describe(err))
 		}
-		receive(e, "the end of the handler's context", h.ended)
+		h.release <- protocol.Message{Operation: "for nobody"}
 		if n := len(h.entered); n != 0 {
 			e.errorf("want one execution, got %d more", n)
 		}

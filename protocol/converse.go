@@ -20,7 +20,7 @@ import (
 func Converse(ctx context.Context, s transport.Stream, peer identity.ID, first Message, h Handler, cfg *Config) error {
 	t := &talk{s: s, peer: peer, cfg: cfg.orDefault()}
 	m := t.cfg.fill(first)
-	b, err := t.cfg.first(ctx, m)
+	b, err := t.cfg.first(ctx, Frame{Kind: KindMessage, Message: m, Copy: Copy{Once: true}})
 	if err != nil {
 		s.Reset(transport.CodeCancelled)
 		return converseError(peer, m.Operation, 0, err)
@@ -69,7 +69,7 @@ func (t *talk) converse(ctx context.Context, b []byte, m Message, h Handler) (st
 			return step, f.Message.Operation, err
 		}
 		m = t.cfg.next(next, NewMessageID())
-		out := Frame{Kind: KindMessage, Message: m, Timeout: remaining(ctx)}
+		out := Frame{Kind: KindMessage, Message: m, Timeout: remaining(ctx), Copy: Copy{Once: true}}
 		if b, err = out.Append(nil, t.cfg.Limit); err != nil {
 			t.fail(CodeInternal)
 			return step, m.Operation, err

@@ -43,12 +43,19 @@ const (
 	CodeMalformed   ErrorCode = 7 // the request is not what it should be; it was not executed
 	CodeUnsupported ErrorCode = 8 // the frame's version or kind is unknown; the request was not executed
 	CodeSteps       ErrorCode = 9 // the conversation has too many steps; the last one was not executed
+	// The request was perhaps executed, and is not executed now: the receiver has forgotten requests as old as this.
+	CodeForgotten ErrorCode = 10
+	// The request was perhaps executed, and is not executed now: an earlier copy may have reached the receiver before it
+	// was started again, or before it forgot the sender.
+	CodeRestarted ErrorCode = 11
+	// The request was executed, and its reply is not kept any more.
+	CodeReplyLost ErrorCode = 12
 
 	CodeUser ErrorCode = 256 // the first code of programs
 )
 
 var errorCodeNames = [...]string{"none", "internal", "failed", "refused", "overloaded", "cancelled", "too large", "malformed",
-	"unsupported", "too many steps"}
+	"unsupported", "too many steps", "forgotten", "restarted", "reply lost"}
 
 // String returns the code's name, or its number.
 func (c ErrorCode) String() string {
@@ -56,6 +63,15 @@ func (c ErrorCode) String() string {
 		return errorCodeNames[c]
 	}
 	return strconv.Itoa(int(c))
+}
+
+// notExecuted reports whether the code says that the request was not executed.
+func (c ErrorCode) notExecuted() bool {
+	switch c {
+	case CodeRefused, CodeOverloaded, CodeTooLarge, CodeMalformed, CodeUnsupported, CodeSteps:
+		return true
+	}
+	return false
 }
 
 // Error makes an ErrorCode an error, to be returned by handlers and matched by errors.Is.
@@ -89,17 +105,26 @@ func (e *RemoteError) Is(target error) bool {
 	return ok && c == e.Code
 }
 
-// ExchangeError says which exchange got no answer. It wraps the reason.
+// ExchangeError says which exchange got no answer. It wraps the reason. The request was perhaps executed, unless
+// [NotExecuted] says that it was not.
 type ExchangeError struct {
 	Peer      identity.ID
 	Operation string
 	ID        MessageID
 	Sent      bool // whether any part of the request may have left this side
+	Copies    int  // how many copies of the request may have left this side, if it was more than one
 	Err       error
 }
 
 func (e *ExchangeError) Error() string {
-	return fmt.Sprintf("protocol: exchange %q with peer %v: %v", e.Operation, e.Peer, e.Err)
+	s := fmt.Sprintf("protocol: exchange %q with peer %v", e.Operation, e.Peer)
+	switch {
+	case e.Copies > 1:
+		s += fmt.Sprintf(", perhaps executed, sent %d times", e.Copies)
+	case !e.Sent:
+		s += ", not sent"
+	}
+	return s + ": " + e.Err.Error()
 }
 
 // Unwrap returns e.Err.
@@ -110,16 +135,15 @@ func (e *ExchangeError) Unwrap() error { return e.Err }
 // reports false the request may have been executed or not, and sending it again is safe only with the same ID, or if
 // executing it twice does no harm.
 func NotExecuted(err error) bool {
+	var exchange *ExchangeError
+	if errors.As(err, &exchange) && exchange.Copies > 1 {
+		return false // one answer says nothing of the other copies
+	}
 	var remote *RemoteError
 	if errors.As(err, &remote) {
-		switch remote.Code {
-		case CodeRefused, CodeOverloaded, CodeTooLarge, CodeMalformed, CodeUnsupported, CodeSteps:
-			return true
-		}
-		return false
+		return remote.Code.notExecuted()
 	}
-	var exchange *ExchangeError
-	if errors.As(err, &exchange) && !exchange.Sent {
+	if exchange != nil && !exchange.Sent {
 		return true
 	}
 	var reset *transport.ResetError

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -23,27 +24,60 @@ import (
 // the transport's, or ErrTooLarge, ErrMalformed, ErrVersion or ErrKind. [NotExecuted] tells which of them prove that the
 // request was not executed.
 func Exchange(ctx context.Context, s transport.Stream, peer identity.ID, m Message, cfg *Config) (Message, error) {
-	t := &talk{s: s, peer: peer, cfg: cfg.orDefault()}
-	m = t.cfg.fill(m)
-	sent, f, err := t.exchange(ctx, m)
-	if err == nil {
-		if f.Kind == KindError {
-			return Message{}, &RemoteError{Peer: peer, Operation: m.Operation, Code: f.Code, Text: f.Text}
-		}
-		return f.Message, nil
+	f, err := ExchangeFrame(ctx, s, peer, Frame{Kind: KindMessage, Message: m}, cfg)
+	if err != nil {
+		return Message{}, err
 	}
-	return Message{}, &ExchangeError{Peer: peer, Operation: m.Operation, ID: m.ID, Sent: sent, Err: err}
+	return f.Message, f.Err(peer, m.Operation)
+}
+
+// ExchangeFrame is [Exchange] for whoever sends a request again after a loss, as a router does: request has, besides its
+// Message, the Copy and the Incarnation that say which copy it is, and the answer is returned as the peer sent it, errors
+// included, with its Incarnation and Horizon. Of the other fields of request, Timeout is set from ctx.
+//
+// The error is an [*ExchangeError]. If the peer answered that it gave up, and it is ctx's deadline that had passed, the error is
+// that of ctx.
+func ExchangeFrame(ctx context.Context, s transport.Stream, peer identity.ID, request Frame, cfg *Config) (Frame, error) {
+	t := &talk{s: s, peer: peer, cfg: cfg.orDefault()}
+	request.Message = t.cfg.fill(request.Message)
+	sent, f, err := t.exchange(ctx, request)
+	if err == nil && f.Kind == KindError && f.Code == CodeCancelled {
+		err = over(ctx)
+	}
+	if err == nil {
+		return f, nil
+	}
+	return Frame{}, &ExchangeError{Peer: peer, Operation: request.Message.Operation, ID: request.Message.ID, Sent: sent, Err: err}
+}
+
+// over returns the error of a context that has ended, or whose deadline has passed, which it may not know yet.
+func over(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return reason(ctx, nil)
+	}
+	if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// Err returns the [*RemoteError] that an answer is, or nil.
+func (f *Frame) Err(peer identity.ID, operation string) error {
+	if f.Kind != KindError {
+		return nil
+	}
+	return &RemoteError{Peer: peer, Operation: operation, Code: f.Code, Text: f.Text}
 }
 
 // exchange ends the stream.
-func (t *talk) exchange(ctx context.Context, m Message) (sent bool, f Frame, err error) {
-	b, err := t.cfg.first(ctx, m)
+func (t *talk) exchange(ctx context.Context, request Frame) (sent bool, f Frame, err error) {
+	b, err := t.cfg.first(ctx, request)
 	if err != nil {
 		t.s.Reset(transport.CodeCancelled)
 		return false, Frame{}, err
 	}
 	stop := resetWhenDone(ctx, t.s, transport.CodeCancelled)
-	f, err = t.ask(b, m.ID)
+	f, err = t.ask(b, request.Message.ID)
 	stop()
 	if err != nil {
 		t.s.Reset(codeFor(err))
@@ -64,12 +98,12 @@ func (c *Config) fill(m Message) Message {
 	return m
 }
 
-// first returns the first flight of a stream: the service header and m.
-func (c *Config) first(ctx context.Context, m Message) ([]byte, error) {
+// first returns the first flight of a stream: the service header and f.
+func (c *Config) first(ctx context.Context, f Frame) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, reason(ctx, nil)
 	}
-	f := Frame{Kind: KindMessage, Message: m, Timeout: remaining(ctx)}
+	f.Timeout = remaining(ctx)
 	if size := f.size(); size > c.Limit {
 		return nil, fmt.Errorf("%w: a frame of %d bytes, the limit is %d", ErrTooLarge, size, c.Limit)
 	}
@@ -101,7 +135,7 @@ func (t *talk) ask(b []byte, id MessageID) (Frame, error) {
 	case f.Kind == KindMessage && f.Message.ID != id:
 		return Frame{}, fmt.Errorf("%w: the reply answers message %v, want %v", ErrMalformed, f.Message.ID, id)
 	case f.Kind == KindNone:
-		return Frame{Kind: KindNone}, nil
+		f.Message = Message{}
 	}
 	return f, nil
 }

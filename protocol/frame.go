@@ -20,6 +20,10 @@ const (
 
 	headerSize = 4 + 1 + 1 // length, version, kind
 	version    = 1
+
+	copySize  = 1 + 8 + 8 + 4 // what follows the fields of a message (PR25)
+	errorSize = 8 + 8         // what follows the fields of an error (PR25)
+	noneSize  = 8             // what follows the fields of a none (PR25)
 )
 
 // Kind says what a frame carries.
@@ -39,15 +43,49 @@ type Frame struct {
 	Timeout time.Duration // of a KindMessage: how long the sender waits for the answer, in whole milliseconds; 0 is not told
 	Code    ErrorCode     // of a KindError
 	Text    string        // of a KindError: at most MaxErrorText bytes of UTF-8
+
+	// Copy says of a request which of its copies this is.
+	Copy Copy
+	// Incarnation is the life of the accepting side. In a request it is the one that the opening side knew of when it sent
+	// the first copy; in an answer it is the answering side's own. 0 is not told.
+	Incarnation uint64
+	// Horizon, of a KindError with CodeForgotten, is the largest time in an ID that the answering side has forgotten.
+	Horizon uint64
 }
+
+// Copy is what a request says besides its message, so that the receiver knows a repeat from a new request (PR25). The zero
+// Copy is that of a request whose sender says nothing of it.
+type Copy struct {
+	Repeat  bool          // an earlier copy may have been sent
+	Once    bool          // no other copy was or will be sent, so that nothing need be remembered for one
+	Settled uint64        // the sender will not repeat those of its requests (MessageIDFor) whose time is below this
+	Age     time.Duration // how long ago the first copy was sent, in whole milliseconds, rounded up; MaxAge or more is not known
+}
+
+// MaxAge is the largest age that a Copy carries, which is some 49 days. It stands for all that is older.
+const MaxAge = math.MaxUint32 * time.Millisecond
+
+// says reports whether the fields behind a message's own say anything; else they are left out.
+func (f *Frame) says() bool { return f.Copy != Copy{} || f.Incarnation != 0 }
 
 // size returns the value of f's length field.
 func (f Frame) size() int {
 	switch f.Kind {
 	case KindMessage:
-		return 2 + 16 + 4 + 1 + len(f.Message.Name) + 1 + len(f.Message.Operation) + 4 + len(f.Message.Data)
+		n := 2 + 16 + 4 + 1 + len(f.Message.Name) + 1 + len(f.Message.Operation) + 4 + len(f.Message.Data)
+		if f.says() {
+			n += copySize
+		}
+		return n
 	case KindError:
-		return 2 + 2 + 2 + len(f.Text)
+		n := 2 + 2 + 2 + len(f.Text)
+		if f.Incarnation != 0 || f.Horizon != 0 {
+			n += errorSize
+		}
+		return n
+	}
+	if f.Incarnation != 0 {
+		return 2 + noneSize
 	}
 	return 2
 }
@@ -72,11 +110,41 @@ func (f Frame) Append(b []byte, limit int) ([]byte, error) {
 		b = append(append(b, byte(len(m.Name))), m.Name...)
 		b = append(append(b, byte(len(m.Operation))), m.Operation...)
 		b = append(binary.BigEndian.AppendUint32(b, uint32(len(m.Data))), m.Data...)
+		if f.says() {
+			b = append(b, f.Copy.flags())
+			b = binary.BigEndian.AppendUint64(b, f.Copy.Settled)
+			b = binary.BigEndian.AppendUint64(b, f.Incarnation)
+			b = binary.BigEndian.AppendUint32(b, milliseconds(f.Copy.Age))
+		}
 	case KindError:
 		b = binary.BigEndian.AppendUint16(b, uint16(f.Code))
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(f.Text))), f.Text...)
+		if f.Incarnation != 0 || f.Horizon != 0 {
+			b = binary.BigEndian.AppendUint64(b, f.Incarnation)
+			b = binary.BigEndian.AppendUint64(b, f.Horizon)
+		}
+	case KindNone:
+		if f.Incarnation != 0 {
+			b = binary.BigEndian.AppendUint64(b, f.Incarnation)
+		}
 	}
 	return b, nil
+}
+
+// The flags of a request (PR25).
+const (
+	flagRepeat = 1
+	flagOnce   = 2
+)
+
+func (c Copy) flags() (b byte) {
+	if c.Repeat {
+		b |= flagRepeat
+	}
+	if c.Once {
+		b |= flagOnce
+	}
+	return b
 }
 
 // check finds what the format cannot carry, before and after the wire.
@@ -177,9 +245,24 @@ func parseBody(kind Kind, body []byte) (Frame, error) {
 		} else if n > 0 {
 			m.Data = r.Bytes("data", int(n))
 		}
+		if len(r.Rest()) >= copySize {
+			flags := r.Uint8("flags")
+			f.Copy.Repeat, f.Copy.Once = flags&flagRepeat != 0, flags&flagOnce != 0
+			f.Copy.Settled = r.Uint64("settled")
+			f.Incarnation = r.Uint64("incarnation")
+			f.Copy.Age = time.Duration(r.Uint32("age")) * time.Millisecond
+		}
 	case KindError:
 		f.Code = ErrorCode(r.Uint16("error code"))
 		f.Text = r.Text("error text", int(r.Uint16("error text")))
+		if len(r.Rest()) >= errorSize {
+			f.Incarnation = r.Uint64("incarnation")
+			f.Horizon = r.Uint64("horizon")
+		}
+	case KindNone:
+		if len(r.Rest()) >= noneSize {
+			f.Incarnation = r.Uint64("incarnation")
+		}
 	}
 	err := r.Err()
 	if err == nil {

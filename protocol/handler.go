@@ -15,7 +15,8 @@ type Handler interface {
 	// Handle is given a message whose From is the authenticated sender, and returns the next message, or the zero Message
 	// to end the conversation. m.Data is Handle's own, also after it returned; the returned Data must not change any more.
 	//
-	// ctx ends when the asking side goes away (it resets the stream, or the connection is lost), when the time is over that
+	// ctx ends when the asking side goes away (it resets the stream, or the connection is lost and, if there is a [Replies], it has
+	// not come back for a while), when the time is over that
 	// the asking side said it would wait, and when this side shuts down hard. Handle should then return soon: whoever
 	// serves the stream waits for it. An asking side that ends its direction in order still awaits the reply.
 	//
@@ -92,8 +93,7 @@ func orEmpty(h Handler) Handler {
 	return h
 }
 
-// call runs a handler for one message, and makes an error of its panic. It is the one place where handlers run, and the
-// one that a cache of replies will stand before: it has the sender, the ID and all that is answered.
+// call runs a handler for one message, and makes an error of its panic. It is the one place where handlers run.
 func call(ctx context.Context, h Handler, m Message, log *slog.Logger) (next Message, err error) {
 	defer func() {
 		if p := recover(); p != nil {

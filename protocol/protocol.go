@@ -15,15 +15,15 @@
 // # Cancellation
 //
 // The context given to [Exchange] and [Converse] bounds everything, reads and writes under way included: when it ends the
-// stream is reset with transport.CodeCancelled. On the other side that reset, or the loss of the connection, ends the
-// context of the handler that is running. The time that is left travels with each message, and bounds the other side's
+// stream is reset with transport.CodeCancelled. On the other side that reset ends the context of the handler that is running;
+// the loss of the connection does, too, after a time of grace if there is a [Replies], since the request may be sent again. The time that is left travels with each message, and bounds the other side's
 // handler too.
 //
 // # Errors
 //
 // A peer that does not reply says why: that is a [*RemoteError]. When it says nothing an [*ExchangeError] tells what
 // happened, and [NotExecuted] whether the request may be sent again without a second thought. Otherwise send it again
-// with the same ID.
+// with the same ID: a receiver that has a [Replies] executes it at most once.
 //
 // # Limitations
 //

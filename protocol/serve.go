@@ -59,24 +59,22 @@ func (t *talk) serve(ctx context.Context, h Handler) (step int, operation string
 			t.answer(answerTo(CodeSteps))
 			return step, op, fmt.Errorf("%w: this side's limit is %d", ErrSteps, t.cfg.MaxSteps)
 		}
-		next, err := t.handle(ctx, h, f)
-		if err != nil {
-			t.answer(answerTo(err))
+		out, err := t.respond(ctx, h, f)
+		switch {
+		case out.Kind == 0: // the asking side has gone
+			t.abandon(err)
 			return step, op, err
-		}
-		out := Frame{Kind: KindNone}
-		if !next.IsNone() {
-			out = Frame{Kind: KindMessage, Message: t.cfg.next(next, f.Message.ID), Timeout: remaining(ctx)}
+		case out.Kind == KindError:
+			t.answer(out)
+			return step, op, err
+		case out.Kind == KindMessage:
+			out.Timeout = remaining(ctx)
 		}
 		if err := t.send(nil, out); err != nil {
-			if isFormat(err) {
-				t.answer(answerTo(CodeInternal)) // the request was executed, so its codes would mislead
-			} else {
-				t.abandon(err)
-			}
+			t.abandon(err)
 			return step, op, fmt.Errorf("send the reply: %w", err)
 		}
-		if next.IsNone() {
+		if out.Kind == KindNone {
 			t.finish()
 			return step, op, nil
 		}

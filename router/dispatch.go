@@ -22,23 +22,29 @@ type Result struct {
 }
 
 // Dispatch sends a message to a peer and returns its reply, which is none if the peer has nothing to say. It returns when the
-// reply is there, when it is certain that none will come, or when ctx ends. The peer executes the message at most once: only
-// one that certainly was not executed, because its link had ended, is sent again. Errors are those of [Router.Open] and
-// [protocol.Exchange]. m.Data is not used after Dispatch has returned.
+// reply is there, when ctx ends, or when it has given up.
+//
+// A request whose link is lost, or falls silent, before the reply is there is sent again, over a new link or to another
+// address, until ctx ends or, if ctx has no deadline, for Config.RetryFor after the first loss. The peer knows the copies of a
+// request by its ID and executes it at most once (see [protocol.Replies]): a copy that comes while the handler runs waits for
+// its reply, and a later one gets the reply that was kept. If the peer cannot know whether it has executed an earlier copy,
+// because it was started again or has forgotten the request, it says so and does not execute this one.
+//
+// The ID is made here if m.ID is zero. Who wants to send the same request again himself, say after Dispatch has given up, sets
+// m.ID to one of [protocol.NewMessageID] from the beginning; an ID that Dispatch has made is forgotten once it has returned.
+// Within that, an ID that the caller has set is protected over a restart of the peer as far as this machine's clock is right.
+//
+// Errors are those of [Router.Open] if nothing was sent, a [*protocol.RemoteError] if the peer answered with an error, and
+// otherwise a [*protocol.ExchangeError], which wraps the last loss, the last failure to dial and the reason to give up. The
+// request was perhaps executed unless [protocol.NotExecuted] says otherwise. m.Data is not used after Dispatch has returned.
+//
+// When ctx ends the peer is told, which ends the context of its handler, if a link stands at that moment; else that happens a
+// while after it has seen the loss ([protocol.RepliesConfig].Grace).
 func (r *Router) Dispatch(ctx context.Context, id identity.ID, m protocol.Message) (protocol.Message, error) {
-	if m.ID.IsZero() {
-		m.ID = protocol.NewMessageID()
-	}
-	for round := 1; ; round++ {
+	return r.request(ctx, id, m, func(ctx context.Context) (transport.Stream, error) {
 		s, _, err := r.Open(ctx, id)
-		if err != nil {
-			return protocol.Message{}, err
-		}
-		reply, err := protocol.Exchange(ctx, s, id, m, r.cfg.Protocol)
-		if err == nil || round == 3 || !ended(err) || !protocol.NotExecuted(err) {
-			return reply, err
-		}
-	}
+		return s, err
+	})
 }
 
 // DispatchAll sends a message to every known peer and returns what each made of it. Peers are talked to at once, as many as
@@ -66,8 +72,9 @@ func (r *Router) DispatchAll(ctx context.Context, m protocol.Message) map[identi
 }
 
 // Converse holds a conversation with a peer: it sends first, gives the reply to h, sends what h returns, and so on until
-// either side has nothing more to say. Over a link the steps flow on one stream; over connections of one stream each step is
-// an exchange of its own. It returns nil at the conversation's end, else what broke it off; ctx bounds all of it.
+// either side has nothing more to say. Over a link the steps flow on one stream, and the conversation ends with that; over
+// connections of one stream each step is an exchange of its own, which survives what a [Router.Dispatch] survives. It returns
+// nil at the conversation's end, else what broke it off; ctx bounds all of it.
 func (r *Router) Converse(ctx context.Context, id identity.ID, first protocol.Message, h protocol.Handler) error {
 	s, oneStream, err := r.Open(ctx, id)
 	if err != nil {
@@ -86,15 +93,16 @@ func (r *Router) Converse(ctx context.Context, id identity.ID, first protocol.Me
 func (r *Router) converseBy(ctx context.Context, id identity.ID, s transport.Stream, open func(context.Context) (transport.Stream, error),
 	first protocol.Message, h protocol.Handler,
 ) error {
-	exchange := func(ctx context.Context, m protocol.Message) (reply protocol.Message, err error) {
+	next := func(ctx context.Context) (transport.Stream, error) {
 		if s == nil {
-			if s, err = open(ctx); err != nil {
-				return protocol.Message{}, err
-			}
+			return open(ctx)
 		}
-		stream := s
+		first := s
 		s = nil
-		return protocol.Exchange(ctx, stream, id, m, r.cfg.Protocol)
+		return first, nil
+	}
+	exchange := func(ctx context.Context, m protocol.Message) (protocol.Message, error) {
+		return r.request(ctx, id, m, next)
 	}
 	err := protocol.ConverseBy(ctx, exchange, first, h, r.cfg.Protocol)
 	if s != nil {

@@ -51,6 +51,12 @@ type Config struct {
 	RaceDelay time.Duration
 	// Parallel bounds how many peers DispatchAll, and the spreading of notices, talk to at once. Zero or less means 64.
 	Parallel int
+	// Incarnation tells this life of the node from its others, to peers: random, not zero. It must be that of Protocol.Replies,
+	// if there are any. Zero: one is chosen.
+	Incarnation uint64
+	// RetryFor is for how long after its first loss a request is sent again, if its context has no deadline. Zero means 30 s,
+	// negative that no request is sent again.
+	RetryFor time.Duration
 	// MaxRoutes bounds the table. Beyond it, hints about new peers are dropped, and first-hand news replace hints. Half of it
 	// at most is kept on the word of any one peer. Peers that callers have added are never replaced. Zero or less means 16384.
 	MaxRoutes int
@@ -119,6 +125,7 @@ type Router struct {
 	watchers map[*Watcher]struct{}
 	news     news
 	keeper   keeper
+	requests requests // has a lock of its own
 }
 
 // Errors of the router.
@@ -172,10 +179,11 @@ func New(cfg Config) (*Router, error) {
 		r.transports[traits.Scheme] = t
 		r.rank[traits.Scheme] = i
 	}
-	for r.incarnation == 0 {
+	for r.incarnation = cfg.Incarnation; r.incarnation == 0; {
 		r.incarnation = rand.Uint64()
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.requests.init(r)
 	if cfg.Table != nil {
 		if err := r.load(); err != nil {
 			return nil, fmt.Errorf("router: reading the table: %w", err)

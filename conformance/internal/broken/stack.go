@@ -206,6 +206,18 @@ func stack() []row[nodeFaults] {
 		{"of all that was tried the first is told", "dead-address", Any, dispatched(func(err error) error {
 			return mapped(err, func(e *router.DialError) error { return &router.DialError{Peer: e.Peer, Attempts: e.Attempts[:1]} })
 		})},
+		{"an ID of the caller's is replaced", "repeat-answered", Any, nodeFaults{dispatch: renamed}},
+		{"copies at once are told apart", "repeat-waits", Any, nodeFaults{dispatch: renamed}},
+		{"what was forgotten is executed again", "forgotten", Any, nodeFaults{dispatch: renamed}},
+		{"what a former life has executed is executed again", "restarted", Any, nodeFaults{dispatch: renamed}},
+		{"nothing is sent again", "loss-survived", Any, nodeFaults{config: func(c *pheromones.Config, _ <-chan struct{}) { c.RetryFor = -1 }}},
+		{"who sends again cannot be stopped", "loss-cancelled", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+			reply, err := n.Node.Dispatch(context.WithoutCancel(ctx), to, m)
+			return reply, err
+		}}},
+		{"it is not said what is not known", "loss-given-up", Any, dispatched(func(err error) error {
+			return mapped(err, func(e *protocol.ExchangeError) error { return errPlain })
+		})},
 		{"what may have been executed is tried again", "closed-in-exchange", Any, nodeFaults{dispatch: tryAgain}},
 		{"what was lost is tried again", "lost-in-exchange", OverTCP, nodeFaults{dispatch: tryAgain}},
 		{"a link that has ended is the last", "redial", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
@@ -423,6 +435,12 @@ func dialFirst(n *badNode, ctx context.Context, to string, m protocol.Message) (
 			c.CloseWithError(transport.CodeNone, "")
 		}
 	}
+	return n.Node.Dispatch(ctx, to, m)
+}
+
+// renamed is a Dispatch that makes every request a new one.
+func renamed(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+	m.ID = protocol.MessageID{}
 	return n.Node.Dispatch(ctx, to, m)
 }
 
