@@ -14,11 +14,11 @@ import (
 // badNetwork stands between a listener and those who dial it. It brings bytes late, loses packets, and cuts every connection
 // after a while.
 type badNetwork struct {
-	addr   string        // where to dial
-	target string        // where the listener is
-	life   time.Duration // how long a connection lives, on average; 0 is for ever
+	addr string        // where to dial
+	life time.Duration // how long a connection lives, on average; 0 is for ever
 
 	mu     sync.Mutex
+	target string // where the listener is
 	closed bool
 	cuts   int
 	muted  int // how often it was made to swallow all that the connections of the time send, from then on
@@ -62,6 +62,19 @@ func (n *badNetwork) mutes() int {
 	return n.muted
 }
 
+// to returns where the listener is.
+func (n *badNetwork) to() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.target
+}
+
+func (n *badNetwork) cutCount() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cuts
+}
+
 // newBadNetwork makes one for TCP, or for QUIC if udp is set. Its target is set before anybody dials.
 func newBadNetwork(t testing.TB, udp bool, life time.Duration) *badNetwork {
 	t.Helper()
@@ -103,7 +116,7 @@ func (n *badNetwork) streams(l net.Listener) {
 			return
 		}
 		n.wg.Go(func() {
-			far, err := net.Dial("tcp", n.target)
+			far, err := net.Dial("tcp", n.to())
 			if err != nil {
 				near.Close()
 				return
@@ -203,7 +216,7 @@ func (n *badNetwork) packets(near *net.UDPConn) {
 		}
 		far := flows[from.String()]
 		if far == nil {
-			c, err := net.Dial("udp", n.target)
+			c, err := net.Dial("udp", n.to())
 			if err != nil {
 				continue
 			}
@@ -246,6 +259,8 @@ func (b behind) Listen(ctx context.Context, addr transport.Addr) (transport.List
 	if err != nil {
 		return nil, err
 	}
+	b.n.mu.Lock()
+	defer b.n.mu.Unlock()
 	b.n.target = l.Addr().HostPort
 	return behindListener{l, b.n}, nil
 }

@@ -177,9 +177,9 @@ func TestSurviveLosses(t *testing.T) {
 				}
 			}
 			t.Logf("%d requests, %d answered, in %v; the network cut %d times; the heap went from %d to %d KiB",
-				count, count-failed, time.Since(began).Round(time.Millisecond), s.net.cuts, before>>10, after>>10)
-			if s.net.cuts < 5 {
-				t.Errorf("the network cut %d times, want many", s.net.cuts)
+				count, count-failed, time.Since(began).Round(time.Millisecond), s.net.cutCount(), before>>10, after>>10)
+			if s.net.cutCount() < 5 {
+				t.Errorf("the network cut %d times, want many", s.net.cutCount())
 			}
 			if after > before+32<<20 {
 				t.Errorf("the heap went from %d to %d KiB, want it to stay", before>>10, after>>10)
@@ -195,7 +195,7 @@ func TestSurviveRestart(t *testing.T) {
 			count := surviveCount(t, map[string]int{"tcp": 1000, "mux": 20_000, "quic": 2000}[scheme])
 			s := newSurvivors(t, scheme, 50*time.Millisecond, count)
 			ends := s.send(func() {
-				target := s.net.target
+				target := s.net.to()
 				s.server.Close()
 				s.server = s.serve(scheme + "://" + target)
 			})
@@ -222,7 +222,7 @@ func TestSurviveRestart(t *testing.T) {
 					t.Errorf("request %d: want a typed error, got %v", i, err)
 				}
 			}
-			t.Logf("%d requests: %d answered, %d perhaps executed, %d not sent; the network cut %d times", count, answered, perhaps, unsent, s.net.cuts)
+			t.Logf("%d requests: %d answered, %d perhaps executed, %d not sent; the network cut %d times", count, answered, perhaps, unsent, s.net.cutCount())
 			if answered < count/2 {
 				t.Errorf("%d of %d requests were answered, want most", answered, count)
 			}
