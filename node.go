@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/stun"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/protocol/greeting"
 	"github.com/Blockchain-CN/pheromones/router"
@@ -58,6 +59,9 @@ type Config struct {
 	Gossip gossip.Config
 	// Sign signs with the key of the transports, for Broadcast. Nil: a transport that is a [transport.Signer] does.
 	Sign func([]byte) []byte
+	// STUN is how many Binding requests (RFC 8489) the node answers in a second, at those of its ports that QUIC listens at: it tells whoever asks at which
+	// address it sees them, so that peers behind NATs need no other server. Zero means 500, and 10 for one IPv4 /24 or IPv6 /48; less means none.
+	STUN int
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
 }
@@ -74,6 +78,7 @@ type Node struct {
 	table    *store.Store // nil if the table is in memory
 	cast     *caster
 	log      *slog.Logger
+	stun     *stun.Responder
 
 	ctx      context.Context // ends when the node stops listening
 	stop     context.CancelFunc
@@ -84,6 +89,7 @@ type Node struct {
 	once     sync.Once // of what ends with closed
 	bound    []transport.Listener
 	services map[string]*serviceListener
+	outside  []*outside    // ports whose packets are read
 	active   int           // messages and conversations being answered
 	idle     chan struct{} // closed when closing and active is 0
 }
@@ -93,7 +99,7 @@ type Node struct {
 func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, closed: make(chan struct{}), idle: make(chan struct{}),
-		services: make(map[string]*serviceListener),
+		services: make(map[string]*serviceListener), stun: newResponder(cfg),
 		protocol: protocol.Config{Name: cfg.Name, Limit: cfg.Limit, Logger: cfg.Logger},
 	}
 	if n.log == nil {
@@ -201,7 +207,7 @@ func (n *Node) start(ctx context.Context, addrs []string) (bound []transport.Lis
 	n.bound = append(n.bound, bound...)
 	n.running.Add(len(bound))
 	for _, l := range bound {
-		go n.accept(l)
+		go n.accept(l, n.servePackets(l))
 	}
 	n.announce()
 	return bound, nil
@@ -256,9 +262,10 @@ func (n *Node) ListenAndServe(ctx context.Context, addrs ...string) error {
 	return nil
 }
 
-// accept hands the connections of a listener to the router until the listener is closed.
-func (n *Node) accept(l transport.Listener) {
+// accept hands the connections of a listener to the router until the listener is closed, and then calls after.
+func (n *Node) accept(l transport.Listener, after func()) {
 	defer n.running.Done()
+	defer after()
 	for {
 		c, err := l.Accept(n.ctx)
 		if err != nil {

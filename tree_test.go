@@ -46,6 +46,7 @@ const arrows = `
 	transport, internal/wire < protocol < protocol/greeting < router < nat < pheromones
 	transport, internal/wire < router/store < router
 	identity, internal/wire < router/gossip < pheromones, router/gossip/simulate
+	transport < nat/stun < nat, pheromones, cmd/..., examples/...
 	nothing < internal/natlab
 
 	# Those who put it together, or to the test.
@@ -59,7 +60,8 @@ const arrows = `
 	github.com/quic-go/quic-go, golang.org/x/net, golang.org/x/sys < quic
 	golang.org/x/net < conformance
 	go.etcd.io/bbolt < router/store
-	github.com/pion/stun/v3, golang.org/x/net, golang.org/x/sys < nat
+	github.com/pion/stun/v3 < nat/stun
+	golang.org/x/net, golang.org/x/sys < nat
 	github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/prometheus/client_golang, golang.org/x/term < cmd/...
 `
 
@@ -68,11 +70,12 @@ const apart = `
 	identity | transport tcp mux quic protocol router nat pheromones
 	tcp | mux quic protocol router nat pheromones
 	mux | tcp quic protocol router nat pheromones
-	quic | tcp mux protocol router nat pheromones
+	quic | tcp mux protocol router nat nat/stun pheromones
 	transport | tcp mux quic protocol router nat pheromones
 	protocol | tcp mux quic router nat pheromones
 	router | tcp mux quic nat pheromones
 	router/store | tcp mux quic protocol router nat pheromones
+	nat/stun | tcp mux quic protocol router nat pheromones
 	pheromones | tcp mux quic
 	conformance | tcp mux quic
 `
