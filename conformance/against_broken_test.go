@@ -49,7 +49,7 @@ func at(f []byte) (data int, operation string) {
 func changing(operation string, change func(data []byte)) func(*faultyStream, []byte) []byte {
 	return func(_ *faultyStream, f []byte) []byte {
 		if data, op := at(f); op == operation {
-			change(f[data:])
+			change(f[data:][:binary.BigEndian.Uint32(f[data-4:])]) // other fields follow
 		}
 		return f
 	}

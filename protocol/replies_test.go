@@ -65,8 +65,12 @@ func TestRepliesRemember(t *testing.T) {
 		time.Sleep(5*time.Minute - 1)
 		r.knows(t, alice, f, "alice's")
 		time.Sleep(1)
-		if r.entries != 0 || r.bytes != 0 || r.finished.Len() != 0 {
-			t.Errorf("after Keep: want nothing kept, got %d entries", r.entries)
+		synctest.Wait() // for the timer's goroutine, which was woken at the same instant
+		r.mu.Lock()
+		entries, bytes, finished := r.entries, r.bytes, r.finished.Len()
+		r.mu.Unlock()
+		if entries != 0 || bytes != 0 || finished != 0 {
+			t.Errorf("after Keep: want nothing kept, got %d entries", entries)
 		}
 		if got := r.refuses(t, alice, f, time.Time{}, CodeForgotten); got.Horizon != f.Message.ID.Time() {
 			t.Errorf("the horizon is %d, want %d", got.Horizon, f.Message.ID.Time())
