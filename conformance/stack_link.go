@@ -57,7 +57,10 @@ func (s *speaker) open() {
 
 func (s *speaker) say(kind byte, body []byte) {
 	b := binary.BigEndian.AppendUint16([]byte{kind}, uint16(len(body)))
-	s.e.send(s.control, append(b, body...))
+	_, err := s.control.Write(append(b, body...))
+	if err != nil && s.conn.Context().Err() == nil { // the answer to it may be the link's end
+		s.e.failf("saying a control frame of kind %d: want success, got %s", kind, describe(err))
+	}
 }
 
 func (s *speaker) hello(incarnation uint64, generation, serial uint32) {

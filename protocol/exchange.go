@@ -147,6 +147,8 @@ func codeFor(err error) transport.Code {
 		return transport.CodeLimit
 	case errors.Is(err, ErrMalformed), errors.Is(err, ErrVersion), errors.Is(err, ErrKind):
 		return transport.CodeProtocol
+	case isContextError(err):
+		return transport.CodeCancelled
 	}
-	return transport.CodeCancelled
+	return transport.CodeInternal // not cancelled: who sends the request again still wants it
 }

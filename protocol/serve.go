@@ -61,6 +61,9 @@ func (t *talk) serve(ctx context.Context, h Handler) (step int, operation string
 		}
 		out, err := t.respond(ctx, h, f)
 		switch {
+		case ctx.Err() != nil: // what a handler says whose context was ended is no answer
+			t.s.Reset(transport.CodeShutdown)
+			return step, op, reason(ctx, err)
 		case out.Kind == 0: // the asking side has gone
 			t.abandon(err)
 			return step, op, err

@@ -52,7 +52,7 @@ func (l *Link) Init(raw *tls.Conn, info transport.Info, pool *outq.Pool,
 	l.Raw, l.info, l.closeFrame, l.fail = raw, info, closeFrame, fail
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.Out = outq.New(&writer{raw, raw.NetConn().(*gatherer), pool}, queueMark, pool, func(err error) {
-		l.end(&transport.LostError{Err: err}, false)
+		l.end(&transport.LostError{Err: err}, false, func() {})
 		l.Raw.NetConn().Close()
 	})
 }
@@ -79,40 +79,41 @@ func (l *Link) CloseWithError(code transport.Code, reason string) error {
 
 // EndWith ends the connection for the cause err and tells the peer code and reason.
 func (l *Link) EndWith(err error, code transport.Code, reason string) {
-	if l.end(err, false) {
-		l.Raw.NetConn().SetDeadline(time.Now().Add(linger))
+	l.end(err, false, func() {
+		l.Hurry()
 		l.Out.Close(transport.ErrClosed, l.closeFrame(code, reason), l.closeWrite)
-	}
+	})
 }
 
 // Finish ends the connection because what it was for is done. What was queued for the peer is still sent.
 func (l *Link) Finish() {
-	if l.end(&transport.CloseError{Code: transport.CodeNone}, true) {
+	l.end(&transport.CloseError{Code: transport.CodeNone}, true, func() {
 		l.Raw.NetConn().SetDeadline(time.Now().Add(flush))
 		l.Out.Finish(transport.ErrClosed, func() {
 			l.closeWrite()
 			l.Hurry()
 		})
-	}
+	})
 }
 
 // Hurry gives what is left to be sent to, or heard from, the peer of an ended connection a second.
 func (l *Link) Hurry() { l.Raw.NetConn().SetDeadline(time.Now().Add(linger)) }
 
-// end makes err the cause of the connection's end, and reports whether it is.
-func (l *Link) end(err error, whole bool) bool {
+// end makes err the cause of the connection's end, unless there is one. out then ends the queue, before the streams fail: what their
+// users say to that, a reset for instance, must not reach the peer ahead of the cause.
+func (l *Link) end(err error, whole bool, out func()) {
 	l.mu.Lock()
 	if l.over {
 		l.mu.Unlock()
-		return false
+		return
 	}
 	l.over, l.whole = true, whole
 	l.cancel(err)
 	l.mu.Unlock()
+	out()
 	if !whole {
 		l.fail(err)
 	}
-	return true
 }
 
 // closeWrite tells the peer that nothing more comes. It runs after the last write.
@@ -146,8 +147,8 @@ func (l *Link) Stopped(err error) {
 }
 
 func (l *Link) stop(err error) {
-	if l.end(err, false) {
-		l.Raw.NetConn().SetDeadline(time.Now().Add(linger))
+	l.end(err, false, func() {
+		l.Hurry()
 		l.Out.Close(err, nil, l.closeWrite)
-	}
+	})
 }
