@@ -254,19 +254,15 @@ func (r *Router) makeRoom(id identity.ID, c claim) bool {
 	return true
 }
 
-// news are notices that wait to be spread, by one goroutine while there are any.
+// news are notices that wait to be told to peers, by one goroutine for each of those, so that a slow one delays no other.
 type news struct {
-	waiting []told
-	running bool
+	waiting map[identity.ID][]greeting.Notice
+	size    int                      // of all of them
+	telling map[identity.ID]struct{} // the peers to whom a goroutine is telling some
 }
 
-type told struct {
-	notice greeting.Notice
-	except identity.ID
-}
-
-// maxNews bounds the notices that wait; beyond it they are dropped, and peers learn of them by fetching.
-const maxNews = 4096
+// maxNews bounds the notices that wait, for all peers; beyond it they are dropped, and peers learn of them by fetching.
+const maxNews = 1 << 16
 
 // Spread implements [greeting.Book].
 func (r *Router) Spread(notices []greeting.Notice, except identity.ID) {
@@ -275,67 +271,69 @@ func (r *Router) Spread(notices []greeting.Notice, except identity.ID) {
 	r.spreadLocked(notices, except)
 }
 
+// spreadLocked has the peers told that we have a link with, or that are met by connections of one stream: news are no reason to dial
+// for a link.
 func (r *Router) spreadLocked(notices []greeting.Notice, except identity.ID) {
 	if r.closed || r.leaving {
 		return
 	}
-	for _, n := range notices {
-		if len(r.news.waiting) < maxNews {
-			r.news.waiting = append(r.news.waiting, told{n, except})
+	for id, rt := range r.routes {
+		if id == except || !rt.known() || rt.best() == nil && !(rt.first && r.byOneStream(rt)) {
+			continue
 		}
-	}
-	if !r.news.running && len(r.news.waiting) > 0 {
-		r.news.running = true
-		r.running.Add(1)
-		go r.spread()
+		for _, n := range notices {
+			if n.Peer.ID != id && r.news.size < maxNews {
+				r.news.waiting[id] = append(r.news.waiting[id], n)
+				r.news.size++
+			}
+		}
+		r.startTelling(id)
 	}
 }
 
-// spread tells the peers that we have a link with, or that are met by connections of one stream, what waits: news are no reason
-// to dial for a link.
-func (r *Router) spread() {
-	defer r.running.Done()
-	for {
-		r.mu.Lock()
-		batch := r.news.waiting
-		r.news.waiting = nil
-		if len(batch) == 0 || r.closed {
-			r.news.running = false
-			r.mu.Unlock()
-			return
-		}
-		var peers []identity.ID
-		for id, rt := range r.routes {
-			if rt.known() && (rt.best() != nil || rt.first && r.byOneStream(rt)) {
-				peers = append(peers, id)
-			}
-		}
-		r.mu.Unlock()
-		r.each(peers, func(id identity.ID) { r.tell(id, batch) })
+// startTelling has a peer told what waits for it, unless that is being done, or as many peers as may be are being told.
+func (r *Router) startTelling(id identity.ID) {
+	if _, running := r.news.telling[id]; running || len(r.news.waiting[id]) == 0 || len(r.news.telling) >= r.cfg.parallel() {
+		return
 	}
+	r.news.telling[id] = struct{}{}
+	r.running.Add(1)
+	go r.tell(id)
 }
 
 // noticeTimeout bounds telling one peer.
 const noticeTimeout = 10 * time.Second
 
-func (r *Router) tell(id identity.ID, batch []told) {
-	var notices []greeting.Notice
-	for _, t := range batch {
-		if t.except != id && t.notice.Peer.ID != id {
-			notices = append(notices, t.notice)
-		}
-	}
-	ctx, cancel := context.WithTimeout(r.ctx, noticeTimeout)
-	defer cancel()
-	for _, part := range greeting.FitNotices(notices) {
-		m, err := greeting.NoticeMessage(part...)
-		if err == nil {
-			_, err = r.Dispatch(ctx, id, m)
-		}
-		if err != nil {
-			r.log.Debug("router: a notice was not taken", "peer", id, "err", err)
+func (r *Router) tell(id identity.ID) {
+	defer r.running.Done()
+	for {
+		r.mu.Lock()
+		notices := r.news.waiting[id]
+		delete(r.news.waiting, id)
+		r.news.size -= len(notices)
+		if len(notices) == 0 || r.closed {
+			delete(r.news.telling, id)
+			if !r.closed {
+				for next := range r.news.waiting { // there may be room for it now
+					r.startTelling(next)
+				}
+			}
+			r.mu.Unlock()
 			return
 		}
+		r.mu.Unlock()
+		ctx, cancel := context.WithTimeout(r.ctx, noticeTimeout)
+		for _, part := range greeting.FitNotices(notices) {
+			m, err := greeting.NoticeMessage(part...)
+			if err == nil {
+				_, err = r.Dispatch(ctx, id, m)
+			}
+			if err != nil {
+				r.log.Debug("router: a notice was not taken", "peer", id, "err", err)
+				break
+			}
+		}
+		cancel()
 	}
 }
 

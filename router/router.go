@@ -151,6 +151,7 @@ func New(cfg Config) (*Router, error) {
 		transports: make(map[string]transport.Transport), rank: make(map[string]int),
 		routes: make(map[identity.ID]*route), taken: make(map[identity.ID]int),
 		reaching: make(map[transport.Addr]*dialing), watchers: make(map[*Watcher]struct{}),
+		news: news{waiting: make(map[identity.ID][]greeting.Notice), telling: make(map[identity.ID]struct{})},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -253,7 +254,9 @@ func (r *Router) Farewell(ctx context.Context) {
 	}
 	r.mu.Lock()
 	again := r.leaving
-	r.leaving, r.news.waiting = true, nil
+	r.leaving = true
+	clear(r.news.waiting)
+	r.news.size = 0
 	var peers []identity.ID
 	for id, rt := range r.routes {
 		if rt.known() && (rt.best() != nil || rt.first && r.byOneStream(rt)) {
