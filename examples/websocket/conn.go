@@ -84,23 +84,32 @@ func (c *conn) AcceptStream(ctx context.Context) (transport.Stream, error) {
 	if c.info.Dialer { // OP5
 		return nil, errOneStream
 	}
+	s, err := c.take() // also from another call that would wait for it (OP5)
+	if err != nil {
+		return nil, err
+	}
 	select {
 	case <-c.seen:
 	case <-c.ctx.Done():
 	case <-ctx.Done():
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	select { // several may have happened, and a stream that is there wins (OP3)
 	case <-c.seen:
-		return c.take()
+		if c.err == nil || c.stream.over() {
+			return s, nil
+		}
 	default:
 	}
-	if err := context.Cause(c.ctx); err != nil {
-		return nil, err // EN1, EN2
+	c.taken = false
+	if c.err != nil {
+		return nil, c.err // EN1, EN2
 	}
 	return nil, ctx.Err()
 }
 
-// take gives the stream out, once. A connection that ended with its stream still has it, and what there is to read; one
+// take gives the stream to one. A connection that ended with its stream still has it, and what there is to read; one
 // that was closed or lost has not.
 func (c *conn) take() (transport.Stream, error) {
 	c.mu.Lock()
