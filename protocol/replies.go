@@ -19,7 +19,7 @@ type RepliesConfig struct {
 	// Incarnation tells this life of the receiver from its others: random, not zero. Zero: one is chosen.
 	Incarnation uint64
 	// SenderEntries and SenderBytes bound the requests of one sender that are remembered, and the bytes of their replies.
-	// Half of the entries at most may be running; further requests are answered with CodeOverloaded. Default: 4096, 16 MiB.
+	// Half of the entries at most may be running; further requests are answered with CodeOverloaded. Default: 16384, 16 MiB.
 	SenderEntries, SenderBytes int
 	// Entries and Bytes bound the same for all senders together. Beyond them, the sender that has most loses its oldest.
 	// Default: 65536, 256 MiB.
@@ -40,7 +40,7 @@ func (c RepliesConfig) orDefault() RepliesConfig {
 			*v = d
 		}
 	}
-	set(&c.SenderEntries, 4096)
+	set(&c.SenderEntries, 16384)
 	set(&c.SenderBytes, 16<<20)
 	set(&c.Entries, 65536)
 	set(&c.Bytes, 256<<20)

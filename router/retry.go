@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	// retryFirst and retryMost bound the pause before a request is sent again. It doubles, and up to a half of it is random.
+	// retryFirst and retryMost bound the pause before a request is sent again. It doubles, and up to a half of it is random. After a
+	// copy that went out and was lost it is at most retryLost: there are ways to the peer, and the longer a request takes the
+	// more likely has the peer forgotten that it was executed.
 	retryFirst = 10 * time.Millisecond
+	retryLost  = 250 * time.Millisecond
 	retryMost  = time.Second
 	// patience is for how long the first copy of a request hears nothing before somebody asks whether anybody is there. It
 	// doubles up to maxPatience.
@@ -71,7 +74,7 @@ func (r *Router) request(ctx context.Context, id identity.ID, m protocol.Message
 			case ctx.Err() != nil || !r.lossy(err):
 				return protocol.Message{}, q.failed(err, nil, nil)
 			}
-			lost = err
+			lost, wait = err, min(wait, retryLost)
 		case ctx.Err() != nil || r.ctx.Err() != nil || q.copies == 0 && !r.cut(q, err) || saidGoodbye(lost):
 			if lost == nil {
 				return protocol.Message{}, err
