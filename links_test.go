@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,12 +30,26 @@ type counting struct {
 	runs map[uint64]int
 }
 
-func newCounting(t *testing.T, scheme, name string) *counting {
+func newCounting(t testing.TB, scheme, name string) *counting {
 	t.Helper()
 	c := &counting{runs: make(map[uint64]int)}
 	c.Node = newNode(t, name, c, scheme)
 	c.addr = addrOf(c.Node)
 	return c
+}
+
+// scope is a part of a test, whose clean-ups run, and are forgotten, when it ends.
+type scope struct {
+	testing.TB
+	ends []func()
+}
+
+func (s *scope) Cleanup(f func()) { s.ends = append(s.ends, f) }
+
+func (s *scope) end() {
+	for _, f := range slices.Backward(s.ends) {
+		f()
+	}
 }
 
 func (c *counting) Handle(_ context.Context, m protocol.Message) (protocol.Message, error) {
@@ -66,8 +81,10 @@ func links(n *pheromones.Node, peer identity.ID) []router.Link {
 func TestAddAtOnce(t *testing.T) {
 	eachTransport(t, func(t *testing.T, scheme string) {
 		var number, failed, twice, smaller atomic.Uint64
-		for round := range *rounds {
-			a, b := newCounting(t, scheme, "a"), newCounting(t, scheme, "b")
+		oneRound := func(round int) {
+			in := &scope{TB: t}
+			defer in.end()
+			a, b := newCounting(in, scheme, "a"), newCounting(in, scheme, "b")
 			stop := make(chan struct{})
 			var traffic sync.WaitGroup
 			send := func(from, to *counting) {
@@ -137,11 +154,10 @@ func TestAddAtOnce(t *testing.T) {
 					}
 				}
 				n.mu.Unlock()
-				n.Close()
 			}
-			if t.Failed() {
-				break
-			}
+		}
+		for round := 0; round < *rounds && !t.Failed(); round++ {
+			oneRound(round)
 		}
 		fmt.Printf("%s: %d rounds, %d exchanges, %d failed, %d executed twice; in %d rounds the smaller ID had dialled the link that stayed\n",
 			scheme, *rounds, number.Load(), failed.Load(), twice.Load(), smaller.Load())
