@@ -89,7 +89,7 @@ const shards = 5
 
 // tries is how often a rule may look for a breakage. Some faults show only if both sides get to run in time, which a machine that is busy
 // with something else may prevent once; a rule never finds what is not there.
-const tries = 3
+const tries = 5
 
 // TestBroken runs each breakage's rule over it, in several processes.
 func TestBroken(t *testing.T) {
