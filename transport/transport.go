@@ -134,3 +134,21 @@ type DatagramConn interface {
 	// connection ends.
 	ReceiveDatagram(ctx context.Context) ([]byte, error)
 }
+
+// Tunneler is the optional ability of a Listener to carry connections by another way than its own, such as a relay.
+type Tunneler interface {
+	// NewTunnel returns a way to a peer for packets of at most 1400 bytes, which may be lost, doubled or late. What the transport sends is
+	// given to send, which must not wait, may be called from any goroutine and keeps nothing of p. Connections whose path is the tunnel have label as
+	// their Info's RemoteAddr. It fails when the listener is closed.
+	NewTunnel(label Addr, send func(p []byte) error) (Tunnel, error)
+}
+
+// Tunnel is what a [Tunneler] makes. All methods may be called at once from any goroutine.
+type Tunnel interface {
+	// Deliver takes in a packet that has come, which stays the caller's. It does not wait, and may drop it.
+	Deliver(p []byte)
+	// Dial connects to the peer at the other end, as [Transport].Dial does. Connections that the peer dials are the listener's to accept.
+	Dial(ctx context.Context, peer identity.ID) (Conn, error)
+	// Close ends the tunnel. Connections whose path it is are lost; those that have moved elsewhere live on. Closing twice is no error.
+	Close() error
+}
