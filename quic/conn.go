@@ -18,13 +18,17 @@ type Conn struct {
 	quic      *quicgo.Conn
 	socket    *socket
 	peer      identity.ID
+	local     transport.Addr
 	dialer    bool
 	resumed   bool
+	datagrams bool            // the peer takes some
 	confirmed <-chan struct{} // closed when the accepting side has finished the handshake; nil if we are that side
 
 	ctx    context.Context // ends with the connection; its cause is a *CloseError or a *LostError
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the connection has left nothing behind
+
+	route route
 }
 
 // end notes an error that quic-go gives for the end of the connection, and returns why the connection ended.
@@ -38,6 +42,7 @@ func (c *Conn) ended() {
 	defer c.t.wg.Done()
 	defer close(c.done)
 	c.end(context.Cause(c.quic.Context()))
+	c.endSides()
 	c.t.mu.Lock()
 	delete(c.t.conns, c)
 	c.t.mu.Unlock()
@@ -78,14 +83,14 @@ func (c *Conn) waitError(ctx context.Context, err error) error {
 	return c.end(err)
 }
 
-// Info implements [transport.Conn]. The addresses are those of the moment: a peer whose NAT gives it another port keeps
-// its connections.
+// Info implements [transport.Conn]. The remote address is that of the moment: a peer whose NAT gives it another port keeps
+// its connections, and a connection may migrate; by a tunnel, it is the tunnel's label.
 func (c *Conn) Info() transport.Info {
 	return transport.Info{
 		LocalPeer:  c.t.id,
 		RemotePeer: c.peer,
-		LocalAddr:  c.t.addr(c.quic.LocalAddr(), c.t.id),
-		RemoteAddr: c.t.addr(c.quic.RemoteAddr(), c.peer),
+		LocalAddr:  c.local,
+		RemoteAddr: c.remoteAddr(),
 		Dialer:     c.dialer,
 		Resumed:    c.resumed,
 	}
@@ -122,7 +127,7 @@ func (c *Conn) SendDatagram(p []byte) error {
 		return nil
 	case errors.As(err, &large):
 		return fmt.Errorf("quic: the datagram has %d bytes, the path carries %d", len(p), large.MaxDatagramPayloadSize)
-	case !c.quic.ConnectionState().SupportsDatagrams.Remote:
+	case !c.datagrams:
 		return fmt.Errorf("quic: the peer takes no datagrams: %w", errors.ErrUnsupported)
 	}
 	return c.end(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -155,7 +154,7 @@ func (t *Transport) dialOne(ctx context.Context, addr transport.Addr, target net
 	if err != nil {
 		return nil, err
 	}
-	c, err := t.dialOn(ctx, s, addr, target)
+	c, err := t.dialOn(ctx, s, addr, way{addr: target})
 	if err != nil {
 		t.release(s, nil)
 		phase := transport.PhaseHandshake
@@ -169,7 +168,7 @@ func (t *Transport) dialOne(ctx context.Context, addr transport.Addr, target net
 }
 
 // dialOn dials from the socket s, which the connection keeps.
-func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, target netip.AddrPort) (*Conn, error) {
+func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, to way) (*Conn, error) {
 	tlsConf, err := t.key.ClientTLS(alpn, addr.Peer)
 	if err != nil {
 		return nil, err
@@ -179,11 +178,14 @@ func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, 
 	conf := t.conf.quic()
 	conf.HandshakeIdleTimeout = 2 * t.conf.HandshakeTimeout // ctx ends before that
 	conf.TokenStore = tokens{session}
+	if to.tunnel != nil {
+		conf.InitialPacketSize = tunnelPacket
+	}
 
 	dctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := s.watch(target, cancel)
-	q, err := s.quic.Dial(dctx, net.UDPAddrFromAddrPort(target), tlsConf, conf)
+	stop := s.watch(to.addr, cancel)
+	q, err := s.quic.Dial(dctx, to.udp(), tlsConf, conf)
 	stop()
 	switch {
 	case err == nil:
@@ -196,7 +198,7 @@ func (t *Transport) dialOn(ctx context.Context, s *socket, addr transport.Addr, 
 	default:
 		return nil, dialError(err, addr.Peer)
 	}
-	return t.newConn(q, s, true, session.confirmed)
+	return t.newConn(q, s, &to, session.confirmed)
 }
 
 // dialEnded returns why the context of a dial has ended.
@@ -251,10 +253,10 @@ func (t *Transport) suitable(remote netip.Addr) *socket {
 	return best
 }
 
-// newConn makes a connection of one whose handshake is done. It takes over the caller's use of s, unless it fails.
-func (t *Transport) newConn(q *quicgo.Conn, s *socket, dialer bool, confirmed <-chan struct{}) (*Conn, error) {
-	state := q.ConnectionState().TLS
-	peer, err := identity.PeerID(state)
+// newConn makes a connection of one whose handshake is done, dialled by a way or accepted. It takes over the caller's use of s, unless it fails.
+func (t *Transport) newConn(q *quicgo.Conn, s *socket, dialled *way, confirmed <-chan struct{}) (*Conn, error) {
+	state := q.ConnectionState()
+	peer, err := identity.PeerID(state.TLS)
 	if err != nil {
 		q.CloseWithError(quicgo.ApplicationErrorCode(transport.CodeInternal), "")
 		return nil, err
@@ -264,11 +266,16 @@ func (t *Transport) newConn(q *quicgo.Conn, s *socket, dialer bool, confirmed <-
 		quic:      q,
 		socket:    s,
 		peer:      peer,
-		dialer:    dialer,
-		resumed:   state.DidResume,
+		local:     t.addr(q.LocalAddr(), t.id),
+		dialer:    dialled != nil,
+		resumed:   state.TLS.DidResume,
+		datagrams: state.SupportsDatagrams.Remote,
 		confirmed: confirmed,
 		done:      make(chan struct{}),
 	}
+	c.route.moving = make(chan struct{}, 1)
+	c.route.dialled.Store(dialled)
+	c.remoteAddr() // keeps the label of a tunnel
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	t.mu.Lock()
 	if t.ended {

@@ -52,7 +52,7 @@ func (l *Listener) add(q *quicgo.Conn) {
 	l.t.mu.Lock()
 	l.socket.users++
 	l.t.mu.Unlock()
-	c, err := l.t.newConn(q, l.socket, false, nil)
+	c, err := l.t.newConn(q, l.socket, nil, nil)
 	if err != nil {
 		l.t.release(l.socket, nil)
 		return

@@ -50,7 +50,7 @@ func bind(ctx context.Context, local netip.AddrPort, key identity.Key) (*socket,
 	udp := pc.(*net.UDPConn)
 	s := &socket{local: addrPort(udp.LocalAddr()), dials: make(map[netip.AddrPort]map[*dialAttempt]struct{})}
 	s.udp = newPacketConn(udp, s.unreachable)
-	s.quic = &quicgo.Transport{Conn: s.udp, ConnectionIDLength: 8, StatelessResetKey: resetKey(key, s.local)}
+	s.quic = &quicgo.Transport{Conn: s.udp, ConnectionIDLength: connIDLength, StatelessResetKey: resetKey(key, s.local)}
 	return s, nil
 }
 
@@ -126,6 +126,9 @@ func (s *socket) write(b []byte, to netip.AddrPort) (int, error) {
 	return s.udp.WriteTo(b, net.UDPAddrFromAddrPort(to))
 }
 
+// connIDLength is the length of our connection IDs. That of the sides of a connection is the same, as they share them.
+const connIDLength = 8
+
 // socketBuffer is what quic-go wants for the socket's buffers: at a gigabit a second, 50 ms of packets.
 const socketBuffer = 7 << 20
 
@@ -133,13 +136,17 @@ const socketBuffer = 7 << 20
 //   - errors of sending do not end the connection they happen to: a packet that cannot be sent is a lost packet, and an
 //     interface that is away may come back;
 //   - errors that other hosts report (ICMP) are told to the dials they concern and to nobody else;
+//   - packets to the virtual addresses of tunnels go there, and what comes by tunnels is read as if it came from there;
 //   - quic-go does not print that the kernel grants it less buffer than it likes.
 //
 // It keeps what makes *net.UDPConn fast: batches, segmentation offload, ECN and path MTU discovery.
 type packetConn struct {
 	*net.UDPConn
 	batch       *ipv4.PacketConn
+	poll        *ipv4.PacketConn // reads what there is, without waiting
 	unreachable func(to netip.AddrPort, err error)
+	tunnels     tunnels
+	inlet       inlet
 	buffersDone bool // set by quic-go's first steps, before any concurrency
 }
 
@@ -150,7 +157,9 @@ func newPacketConn(udp *net.UDPConn, unreachable func(netip.AddrPort, error)) *p
 	udp.SetReadBuffer(socketBuffer)
 	udp.SetWriteBuffer(socketBuffer)
 	prepareSocket(udp)
-	return &packetConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp), unreachable: unreachable}
+	c := &packetConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp), poll: ipv4.NewPacketConn(polled{udp}), unreachable: unreachable}
+	c.tunnels.init()
+	return c
 }
 
 var errBuffersFirst = errors.New("quic: the buffers come first")
@@ -173,10 +182,19 @@ func (c *packetConn) SetWriteBuffer(int) error {
 	return nil
 }
 
-// ReadBatch reads packets as ipv4.PacketConn's does. Errors pass unless they last.
+// ReadBatch reads packets as ipv4.PacketConn's does, and those that came by tunnels. Errors pass unless they last.
 func (c *packetConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	for try := 1; ; try++ {
+		if c.inlet.pending.Load() {
+			if n := c.readBoth(ms, flags); n > 0 {
+				return n, nil
+			}
+		}
 		n, err := c.batch.ReadBatch(ms, flags)
+		if c.woken(err) {
+			try--
+			continue
+		}
 		if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || try == 1000 {
 			return n, err
 		}
@@ -189,6 +207,12 @@ func (c *packetConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 
 // WriteMsgUDP sends a packet, or several of one size if oob says so. What fails for good counts as sent and lost.
 func (c *packetConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (int, int, error) {
+	if c.tunnels.covers(addr.IP) {
+		if tn := c.tunnels.at(addr.IP); tn != nil {
+			tn.sendBatch(b, oob)
+		}
+		return len(b), len(oob), nil
+	}
 	for try := 1; ; try++ {
 		n, oobn, err := c.UDPConn.WriteMsgUDP(b, oob, addr)
 		if err == nil {

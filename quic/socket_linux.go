@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,11 +96,50 @@ func noOffload(err error, oob []byte) bool {
 	if !errors.Is(err, unix.EIO) {
 		return false
 	}
+	return segmentSize(oob) > 0
+}
+
+// segmentSize returns the size of the packets that the network card shall make of a write (udp(7), UDP_SEGMENT); 0 if it is one packet.
+func segmentSize(oob []byte) int {
 	msgs, _ := unix.ParseSocketControlMessage(oob)
 	for _, m := range msgs {
-		if m.Header.Level == unix.IPPROTO_UDP && m.Header.Type == unix.UDP_SEGMENT {
-			return true
+		if m.Header.Level == unix.IPPROTO_UDP && m.Header.Type == unix.UDP_SEGMENT && len(m.Data) >= 2 {
+			return int(binary.NativeEndian.Uint16(m.Data))
 		}
 	}
-	return false
+	return 0
+}
+
+// translateECN returns oob with the mark for congestion notification (RFC 3168) as the other family has it; both take an int (ip(7), ipv6(7)).
+func translateECN(oob []byte, to6 bool) []byte {
+	var out []byte
+	msgs, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range msgs {
+		var mark uint32
+		switch {
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_TOS && len(m.Data) >= 1:
+			mark = uint32(m.Data[0])
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_TCLASS && len(m.Data) >= 4:
+			mark = binary.NativeEndian.Uint32(m.Data)
+		default:
+			out = appendControl(out, m.Header.Level, m.Header.Type, m.Data)
+			continue
+		}
+		level, typ := int32(unix.IPPROTO_IP), int32(unix.IP_TOS)
+		if to6 {
+			level, typ = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		out = appendControl(out, level, typ, binary.NativeEndian.AppendUint32(nil, mark))
+	}
+	return out
+}
+
+func appendControl(b []byte, level, typ int32, data []byte) []byte {
+	start := len(b)
+	b = append(b, make([]byte, unix.CmsgSpace(len(data)))...)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[start]))
+	h.Level, h.Type = level, typ
+	h.SetLen(unix.CmsgLen(len(data)))
+	copy(b[start+unix.CmsgLen(0):], data)
+	return b
 }

@@ -25,3 +25,9 @@ func tooLarge(err error) bool {
 }
 
 func noOffload(error, []byte) bool { return false }
+
+// segmentSize: without segmentation offload a write is one packet.
+func segmentSize([]byte) int { return 0 }
+
+// translateECN leaves out what the other family does not know.
+func translateECN([]byte, bool) []byte { return nil }

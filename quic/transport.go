@@ -18,6 +18,11 @@
 // When a Listener is closed, its socket goes on to carry the connections made with it and is closed with the last of
 // them. Until then only this Transport can listen at its address.
 //
+// # Paths
+//
+// A connection may run through a [Tunnel], a way to the peer that is no IP path, and the side that dialled may move it, with all its streams, to an address and
+// back ([Conn.Migrate], [Conn.MigrateTunnel]).
+//
 // # Security
 //
 // Handshakes are TLS 1.3 as package identity defines it, with the application protocol "pheromones/1". Sessions are
@@ -109,7 +114,6 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 	t.ctx, t.cancel = context.WithCancelCause(context.Background())
 	// quic-go gives a handshake up after this time without a packet, and after twice this time in any case.
 	t.serverConf.HandshakeIdleTimeout = max(conf.HandshakeTimeout/2, 1)
-	t.serverConf.GetConfigForClient = t.gate.hurried(t.serverConf.Clone())
 	return t, nil
 }
 
@@ -161,7 +165,7 @@ func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener,
 		}
 	}
 	l.socket = s
-	if l.quic, err = s.quic.Listen(t.serverTLS, t.serverConf); err != nil {
+	if l.quic, err = s.quic.Listen(t.serverTLS, t.serverConfFor(s)); err != nil {
 		t.release(s, l)
 		if t.ctx.Err() != nil {
 			err = transport.ErrClosed
@@ -171,6 +175,21 @@ func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener,
 	t.wg.Add(1) // allowed: end has not been called
 	go l.run()
 	return l, nil
+}
+
+// serverConfFor returns the configuration of the connections that s accepts, which depends on how they come.
+func (t *Transport) serverConfFor(s *socket) *quicgo.Config {
+	tight := t.serverConf.Clone()
+	tight.InitialPacketSize = tunnelPacket
+	direct, tunnelled := t.gate.hurried(t.serverConf), t.gate.hurried(tight)
+	conf := t.serverConf.Clone()
+	conf.GetConfigForClient = func(info *quicgo.ClientInfo) (*quicgo.Config, error) {
+		if _, virtual := s.way(info.RemoteAddr); virtual {
+			return tunnelled(info)
+		}
+		return direct(info)
+	}
+	return conf
 }
 
 // begin registers an operation, unless the transport is closed. The context ends when the transport is closed.

@@ -1,0 +1,275 @@
+package quic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	quicgo "github.com/quic-go/quic-go"
+	"golang.org/x/net/ipv4"
+
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// way is how packets get to the peer: to an address, or by a tunnel.
+type way struct {
+	addr   netip.AddrPort
+	tunnel *Tunnel // nil: none
+}
+
+func (w way) udp() *net.UDPAddr {
+	if w.tunnel != nil {
+		return w.tunnel.virtual
+	}
+	return net.UDPAddrFromAddrPort(w.addr)
+}
+
+// way returns what leads to a remote address that quic-go knows. The tunnel of a virtual one is nil if it was closed.
+func (s *socket) way(remote net.Addr) (w way, virtual bool) {
+	if udp, ok := remote.(*net.UDPAddr); ok && s.udp.tunnels.covers(udp.IP) {
+		return way{tunnel: s.udp.tunnels.at(udp.IP)}, true
+	}
+	return way{addr: addrPort(remote)}, false
+}
+
+// route keeps the path in use by a connection. quic-go does not say what it is on the side that migrates, and must not be asked: it writes its
+// idea of it without a lock.
+type route struct {
+	dialled atomic.Pointer[way]            // the dialling side: the path in use
+	label   atomic.Pointer[transport.Addr] // the accepting side: the label of the tunnel last seen
+
+	moving chan struct{} // holds a token while a migration is under way
+	sides  [2]*side      // belongs to whoever holds the token; by turns, the one in use and the one to move to
+	path   *quicgo.Path  // the same: the path in use; nil while it is the one dialled
+	active int           // the same: the index of the side in use
+}
+
+// side is a second quic-go transport on a connection's socket, which sends only: to another path. What comes by that path comes to the socket's own
+// transport, as all connection IDs are known there. A connection needs two of them, as a transport stands for one path at a time, and they last as long
+// as the connection: quic-go ends the connections of a transport that is closed.
+type side struct {
+	quic *quicgo.Transport
+	conn *sideConn
+}
+
+// Path returns the address to which packets of the connection go at present; the zero AddrPort if they go by a tunnel. A side whose peer migrates
+// or gets another address from its NAT follows when the first packets from there have proved it.
+func (c *Conn) Path() netip.AddrPort {
+	w, _ := c.way()
+	return w.addr
+}
+
+// way returns the path in use. The tunnel of a virtual one is nil if it was closed and the connection was accepted.
+func (c *Conn) way() (w way, virtual bool) {
+	if c.dialer {
+		w = *c.route.dialled.Load()
+		return w, w.tunnel != nil
+	}
+	return c.socket.way(c.quic.RemoteAddr())
+}
+
+// remoteAddr names the path in use as Info shows it.
+func (c *Conn) remoteAddr() transport.Addr {
+	w, virtual := c.way()
+	switch {
+	case !virtual:
+		return transport.Addr{Scheme: scheme, HostPort: w.addr.String(), Peer: c.peer}
+	case w.tunnel != nil:
+		label := w.tunnel.label
+		label.Peer = c.peer
+		c.route.label.Store(&label)
+		return label
+	}
+	if label := c.route.label.Load(); label != nil {
+		return *label
+	}
+	return transport.Addr{Scheme: scheme, HostPort: net.JoinHostPort(netip.IPv6Unspecified().String(), "0"), Peer: c.peer}
+}
+
+// Packets returns how many packets the connection has sent and received so far, over all paths. When the former grows for a while and the latter does
+// not, the path is dead: QUIC asks again for answers that do not come.
+func (c *Conn) Packets() (sent, received uint64) {
+	stats := c.quic.ConnectionStats()
+	return stats.PacketsSent, stats.PacketsReceived
+}
+
+// RTT returns the round-trip time of the path in use as QUIC sees it, smoothed; zero if nothing is known yet.
+func (c *Conn) RTT() time.Duration { return c.quic.ConnectionStats().SmoothedRTT }
+
+// Migrate moves the connection, with all of its streams, to the peer's address to, which must be of the socket's family. It returns when the peer has answered from there and
+// this side sends there, and the path left is closed; the peer follows with the first packets that come. What is under way on the path left is not lost:
+// it is sent again. The peer must let our packets in there: see package nat/punch. Only the side that dialled can migrate, on the other the error wraps
+// [errors.ErrUnsupported]. Any error, that of ctx included, means that the connection stays where it was. It takes at most Config.HandshakeTimeout. Concurrent calls wait for each other.
+func (c *Conn) Migrate(ctx context.Context, to netip.AddrPort) error {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	err := c.migrate(ctx, way{addr: to})
+	if err != nil {
+		return &transport.OpError{Op: "migrate", Addr: transport.Addr{Scheme: scheme, HostPort: to.String(), Peer: c.peer}, Err: err}
+	}
+	return nil
+}
+
+// MigrateTunnel moves the connection to a tunnel as [Conn.Migrate] does to an address. The tunnel must be of the port that the connection was dialled from.
+func (c *Conn) MigrateTunnel(ctx context.Context, tn *Tunnel) error {
+	err := c.migrate(ctx, way{tunnel: tn})
+	if err != nil {
+		label := tn.label
+		label.Peer = c.peer
+		return &transport.OpError{Op: "migrate", Addr: label, Err: err}
+	}
+	return nil
+}
+
+func (c *Conn) migrate(ctx context.Context, to way) error {
+	switch {
+	case !c.dialer:
+		return fmt.Errorf("only the side that dialled a QUIC connection can move it: %w", errors.ErrUnsupported)
+	case to.tunnel != nil && (to.tunnel.l.socket != c.socket || to.tunnel.closed.Load()):
+		return errors.New("the tunnel is closed, or ends at another port than the connection's")
+	case to.tunnel == nil && (!to.addr.IsValid() || to.addr.Port() == 0 || to.addr.Addr().IsUnspecified() || !c.socket.suits(to.addr.Addr())):
+		return fmt.Errorf("%w for the connection's port, %s", transport.ErrBadAddr, c.socket.local)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.t.conf.HandshakeTimeout, silence{c.t.conf.HandshakeTimeout})
+	defer cancel()
+	ctx, ended := context.WithCancelCause(ctx)
+	defer ended(nil)
+	defer context.AfterFunc(c.ctx, func() { ended(context.Cause(c.ctx)) })()
+	select {
+	case c.route.moving <- struct{}{}:
+		defer func() { <-c.route.moving }()
+	case <-ctx.Done():
+		return c.migrateEnded(ctx)
+	}
+	if ctx.Err() != nil {
+		return c.migrateEnded(ctx)
+	}
+	r := &c.route
+	next := 1 - r.active
+	if r.sides[next] == nil {
+		r.sides[next] = newSide(c.socket.udp)
+	}
+	sd := r.sides[next]
+	sd.conn.to.Store(&to)
+	path, err := c.quic.AddPath(sd.quic)
+	if err != nil {
+		return err
+	}
+	if err = path.Probe(ctx); err == nil {
+		err = path.Switch()
+	}
+	if err != nil {
+		path.Close()
+		if ctx.Err() != nil {
+			return c.migrateEnded(ctx)
+		}
+		return err
+	}
+	if r.path != nil {
+		r.path.Close()
+	}
+	r.path, r.active = path, next
+	r.dialled.Store(&to)
+	// quic-go switches when its loop runs next. Closing a path, here one that is nowhere used, makes it run.
+	if wake, err := c.quic.AddPath(sd.quic); err == nil {
+		wake.Close()
+	}
+	return nil
+}
+
+// migrateEnded says why a migration was given up whose context has ended.
+func (c *Conn) migrateEnded(ctx context.Context) error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	return dialEnded(ctx)
+}
+
+// endSides ends the sides when the connection has ended.
+func (c *Conn) endSides() {
+	c.route.moving <- struct{}{} // whoever has it gives it up, as the connection has ended; nobody gets it after us
+	for _, s := range c.route.sides {
+		if s != nil {
+			s.quic.Close()
+		}
+	}
+}
+
+func newSide(udp *packetConn) *side {
+	conn := &sideConn{packetConn: udp, closed: make(chan struct{})}
+	return &side{&quicgo.Transport{Conn: conn, ConnectionIDLength: connIDLength}, conn}
+}
+
+// sideConn is a socket as the quic-go transport of a side gets to see it: nothing comes, and all that goes out goes one way. It is as fast as the socket.
+type sideConn struct {
+	*packetConn
+	to     atomic.Pointer[way]
+	closed chan struct{} // closed when quic-go wants to read no more
+	once   sync.Once
+
+	buffersDone bool // set by quic-go's first steps, before any concurrency
+}
+
+var _ quicgo.OOBCapablePacketConn = (*sideConn)(nil)
+
+// SyscallConn, SetReadBuffer and SetWriteBuffer do as those of packetConn.
+func (c *sideConn) SyscallConn() (syscall.RawConn, error) {
+	if !c.buffersDone {
+		return nil, errBuffersFirst
+	}
+	return c.packetConn.SyscallConn()
+}
+
+func (c *sideConn) SetWriteBuffer(int) error {
+	c.buffersDone = true
+	return nil
+}
+
+// ReadBatch, ReadFrom and ReadMsgUDP wait until quic-go wants to read no more.
+func (c *sideConn) ReadBatch([]ipv4.Message, int) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c *sideConn) ReadFrom([]byte) (int, net.Addr, error) {
+	<-c.closed
+	return 0, nil, net.ErrClosed
+}
+
+func (c *sideConn) ReadMsgUDP([]byte, []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
+	<-c.closed
+	return 0, 0, 0, nil, net.ErrClosed
+}
+
+// SetReadDeadline is called when the transport is closed.
+func (c *sideConn) SetReadDeadline(time.Time) error {
+	c.once.Do(func() { close(c.closed) })
+	return nil
+}
+
+// WriteMsgUDP sends by the way of the side, whatever the address, which is that at which the connection was dialled.
+func (c *sideConn) WriteMsgUDP(b, oob []byte, dialled *net.UDPAddr) (int, int, error) {
+	to := c.to.Load()
+	if to.tunnel != nil {
+		to.tunnel.sendBatch(b, oob)
+		return len(b), len(oob), nil
+	}
+	if (dialled.IP.To4() == nil) != to.addr.Addr().Is6() {
+		oob = translateECN(oob, to.addr.Addr().Is6())
+	}
+	return c.packetConn.WriteMsgUDP(b, oob, to.udp())
+}
+
+func (c *sideConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	udp, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return 0, net.InvalidAddrError("not a UDP address")
+	}
+	n, _, err := c.WriteMsgUDP(b, nil, udp)
+	return n, err
+}
