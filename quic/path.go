@@ -58,7 +58,7 @@ type side struct {
 	conn *sideConn
 }
 
-// Path returns the address to which packets of the connection go at present; the zero AddrPort if they go by a tunnel. A side whose peer migrates
+// Path implements [transport.Migrator]: it returns the address to which packets of the connection go at present; the zero AddrPort if they go by a tunnel. A side whose peer migrates
 // or gets another address from its NAT follows when the first packets from there have proved it.
 func (c *Conn) Path() netip.AddrPort {
 	w, _ := c.way()
@@ -92,7 +92,7 @@ func (c *Conn) remoteAddr() transport.Addr {
 	return transport.Addr{Scheme: scheme, HostPort: net.JoinHostPort(netip.IPv6Unspecified().String(), "0"), Peer: c.peer}
 }
 
-// Packets returns how many packets the connection has sent and received so far, over all paths. When the former grows for a while and the latter does
+// Packets implements [transport.Migrator]: it returns how many packets the connection has sent and received so far, over all paths. When the former grows for a while and the latter does
 // not, the path is dead: QUIC asks again for answers that do not come.
 func (c *Conn) Packets() (sent, received uint64) {
 	stats := c.quic.ConnectionStats()
@@ -102,7 +102,7 @@ func (c *Conn) Packets() (sent, received uint64) {
 // RTT returns the round-trip time of the path in use as QUIC sees it, smoothed; zero if nothing is known yet.
 func (c *Conn) RTT() time.Duration { return c.quic.ConnectionStats().SmoothedRTT }
 
-// Migrate moves the connection, with all of its streams, to the peer's address to, which must be of the socket's family. It returns when the peer has answered from there and
+// Migrate implements [transport.Migrator]. It moves the connection, with all of its streams, to the peer's address to, which must be of the socket's family. It returns when the peer has answered from there and
 // this side sends there, and the path left is closed; the peer follows with the first packets that come. What is under way on the path left is not lost:
 // it is sent again. The peer must let our packets in there: see package nat/punch. Only the side that dialled can migrate, on the other the error wraps
 // [errors.ErrUnsupported]. Any error, that of ctx included, means that the connection stays where it was. It takes at most Config.HandshakeTimeout. Concurrent calls wait for each other.
@@ -115,8 +115,13 @@ func (c *Conn) Migrate(ctx context.Context, to netip.AddrPort) error {
 	return nil
 }
 
-// MigrateTunnel moves the connection to a tunnel as [Conn.Migrate] does to an address. The tunnel must be of the port that the connection was dialled from.
-func (c *Conn) MigrateTunnel(ctx context.Context, tn *Tunnel) error {
+// MigrateTunnel implements [transport.Migrator]. It moves the connection to a tunnel as [Conn.Migrate] does to an address. The tunnel must be one of
+// the port that the connection was dialled from, made by [Listener.NewTunnel].
+func (c *Conn) MigrateTunnel(ctx context.Context, tunnel transport.Tunnel) error {
+	tn, ok := tunnel.(*Tunnel)
+	if !ok {
+		return &transport.OpError{Op: "migrate", Addr: c.Info().RemoteAddr, Err: fmt.Errorf("the tunnel is a %T, not one of package quic", tunnel)}
+	}
 	err := c.migrate(ctx, way{tunnel: tn})
 	if err != nil {
 		label := tn.label

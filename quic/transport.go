@@ -85,6 +85,8 @@ var (
 	_ transport.Listener     = (*Listener)(nil)
 	_ transport.Conn         = (*Conn)(nil)
 	_ transport.DatagramConn = (*Conn)(nil)
+	_ transport.Migrator     = (*Conn)(nil)
+	_ transport.Tunneler     = (*Listener)(nil)
 	_ transport.Stream       = (*Stream)(nil)
 )
 

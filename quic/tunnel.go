@@ -25,7 +25,7 @@ const (
 	maxTunnels = 1 << 16
 )
 
-// Tunnel is a way to a peer other than by its IP address: through a relay, for instance. QUIC packets go out by a function and come in by [Tunnel.Deliver];
+// Tunnel implements [transport.Tunnel]. It is a way to a peer other than by its IP address: through a relay, for instance. QUIC packets go out by a function and come in by [Tunnel.Deliver];
 // that some are lost, doubled or swapped is no harm. QUIC sees a peer with an address of its own, which nobody else can see or use. All methods may be
 // called at once from any goroutine.
 type Tunnel struct {
@@ -38,11 +38,11 @@ type Tunnel struct {
 	queued int // guarded by the socket's inlet.mu
 }
 
-// NewTunnel makes a tunnel that ends at the listener's port. Connections dialled by the other end come to the listener's Accept, as any other. send is given
+// NewTunnel implements [transport.Tunneler]: it makes a tunnel that ends at the listener's port. Connections dialled by the other end come to the listener's Accept, as any other. send is given
 // packets for the other end, 1452 bytes at most. It may be called from several goroutines at once, must not wait, must not keep p after it has returned, and drops what is too
 // much or too large; its error means no more than a lost packet. label is what Info of a connection shows as its remote address while
 // its path is the tunnel, with the peer's ID put in. It fails once the listener is closed, and when the port has 65536 tunnels.
-func (l *Listener) NewTunnel(label transport.Addr, send func(p []byte) error) (*Tunnel, error) {
+func (l *Listener) NewTunnel(label transport.Addr, send func(p []byte) error) (transport.Tunnel, error) {
 	tn := &Tunnel{l: l, label: label, send: send}
 	l.t.mu.Lock()
 	_, open := l.t.sockets[l.socket]

@@ -82,10 +82,11 @@ func newRelayed(t testing.TB, loss int, cfg *Config) *relayed {
 	for i, w := range []*wire{r.up, r.down} {
 		trs[i] = newTransport(t, newKey(t), cfg)
 		r.listeners[i] = newListener(t, trs[i], "127.0.0.1:0")
-		var err error
-		if r.tunnels[i], err = r.listeners[i].NewTunnel(label, w.send); err != nil {
+		tn, err := r.listeners[i].NewTunnel(label, w.send)
+		if err != nil {
 			t.Fatal(err)
 		}
+		r.tunnels[i] = tn.(*Tunnel)
 	}
 	r.clientID, r.serverID = trs[0].id, trs[1].id
 	ctx, cancel := context.WithCancel(context.Background())

@@ -23,6 +23,7 @@ package transport
 import (
 	"context"
 	"net"
+	"net/netip"
 
 	"github.com/Blockchain-CN/pheromones/identity"
 )
@@ -151,4 +152,18 @@ type Tunnel interface {
 	Dial(ctx context.Context, peer identity.ID) (Conn, error)
 	// Close ends the tunnel. Connections whose path it is are lost; those that have moved elsewhere live on. Closing twice is no error.
 	Close() error
+}
+
+// Migrator is the optional ability of a Conn to move to another path under its streams. The side that dialled moves, the other follows. All methods may be called at
+// once from any goroutine.
+type Migrator interface {
+	// Migrate moves the connection to an address of the peer's and returns when the peer has answered from there. Any error means that it stays where it was; on the side
+	// that accepted the connection it wraps errors.ErrUnsupported.
+	Migrate(ctx context.Context, to netip.AddrPort) error
+	// MigrateTunnel moves the connection to a tunnel of the port that it was dialled from, in the same way.
+	MigrateTunnel(ctx context.Context, t Tunnel) error
+	// Path returns the address to which packets go at present; the zero AddrPort if they go by a tunnel.
+	Path() netip.AddrPort
+	// Packets returns how many packets the connection has sent and received so far. If the former grows for a while and the latter does not, the path is dead.
+	Packets() (sent, received uint64)
 }
