@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	quicgo "github.com/quic-go/quic-go"
-	"golang.org/x/net/ipv4"
 
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -32,8 +29,8 @@ func (w way) udp() *net.UDPAddr {
 
 // way returns what leads to a remote address that quic-go knows. The tunnel of a virtual one is nil if it was closed.
 func (s *socket) way(remote net.Addr) (w way, virtual bool) {
-	if udp, ok := remote.(*net.UDPAddr); ok && s.udp.tunnels.covers(udp.IP) {
-		return way{tunnel: s.udp.tunnels.at(udp.IP)}, true
+	if udp, ok := remote.(*net.UDPAddr); ok && s.ways.tunnels.covers(udp.IP) {
+		return way{tunnel: s.ways.tunnels.at(udp.IP)}, true
 	}
 	return way{addr: addrPort(remote)}, false
 }
@@ -55,7 +52,7 @@ type route struct {
 // as the connection: quic-go ends the connections of a transport that is closed.
 type side struct {
 	quic *quicgo.Transport
-	conn *sideConn
+	to   atomic.Pointer[way] // where it sends to
 }
 
 // Path implements [transport.Migrator]: it returns the address to which packets of the connection go at present; the zero AddrPort if they go by a tunnel. A side whose peer migrates
@@ -157,10 +154,10 @@ func (c *Conn) migrate(ctx context.Context, to way) error {
 	r := &c.route
 	next := 1 - r.active
 	if r.sides[next] == nil {
-		r.sides[next] = newSide(c.socket.udp)
+		r.sides[next] = newSide(c.socket.conn)
 	}
 	sd := r.sides[next]
-	sd.conn.to.Store(&to)
+	sd.to.Store(&to)
 	path, err := c.quic.AddPath(sd.quic)
 	if err != nil {
 		return err
@@ -203,78 +200,4 @@ func (c *Conn) endSides() {
 			s.quic.Close()
 		}
 	}
-}
-
-func newSide(udp *packetConn) *side {
-	conn := &sideConn{packetConn: udp, closed: make(chan struct{})}
-	return &side{&quicgo.Transport{Conn: conn, ConnectionIDLength: connIDLength}, conn}
-}
-
-// sideConn is a socket as the quic-go transport of a side gets to see it: nothing comes, and all that goes out goes one way. It is as fast as the socket.
-type sideConn struct {
-	*packetConn
-	to     atomic.Pointer[way]
-	closed chan struct{} // closed when quic-go wants to read no more
-	once   sync.Once
-
-	buffersDone bool // set by quic-go's first steps, before any concurrency
-}
-
-var _ quicgo.OOBCapablePacketConn = (*sideConn)(nil)
-
-// SyscallConn, SetReadBuffer and SetWriteBuffer do as those of packetConn.
-func (c *sideConn) SyscallConn() (syscall.RawConn, error) {
-	if !c.buffersDone {
-		return nil, errBuffersFirst
-	}
-	return c.packetConn.SyscallConn()
-}
-
-func (c *sideConn) SetWriteBuffer(int) error {
-	c.buffersDone = true
-	return nil
-}
-
-// ReadBatch, ReadFrom and ReadMsgUDP wait until quic-go wants to read no more.
-func (c *sideConn) ReadBatch([]ipv4.Message, int) (int, error) {
-	<-c.closed
-	return 0, net.ErrClosed
-}
-
-func (c *sideConn) ReadFrom([]byte) (int, net.Addr, error) {
-	<-c.closed
-	return 0, nil, net.ErrClosed
-}
-
-func (c *sideConn) ReadMsgUDP([]byte, []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
-	<-c.closed
-	return 0, 0, 0, nil, net.ErrClosed
-}
-
-// SetReadDeadline is called when the transport is closed.
-func (c *sideConn) SetReadDeadline(time.Time) error {
-	c.once.Do(func() { close(c.closed) })
-	return nil
-}
-
-// WriteMsgUDP sends by the way of the side, whatever the address, which is that at which the connection was dialled.
-func (c *sideConn) WriteMsgUDP(b, oob []byte, dialled *net.UDPAddr) (int, int, error) {
-	to := c.to.Load()
-	if to.tunnel != nil {
-		to.tunnel.sendBatch(b, oob)
-		return len(b), len(oob), nil
-	}
-	if (dialled.IP.To4() == nil) != to.addr.Addr().Is6() {
-		oob = translateECN(oob, to.addr.Addr().Is6())
-	}
-	return c.packetConn.WriteMsgUDP(b, oob, to.udp())
-}
-
-func (c *sideConn) WriteTo(b []byte, addr net.Addr) (int, error) {
-	udp, ok := addr.(*net.UDPAddr)
-	if !ok {
-		return 0, net.InvalidAddrError("not a UDP address")
-	}
-	n, _, err := c.WriteMsgUDP(b, nil, udp)
-	return n, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"reflect"
 	"testing"
 	"time"
 
@@ -152,7 +153,7 @@ func TestConfig(t *testing.T) {
 			if (err == nil) != tt.ok {
 				t.Errorf("New: %v, want success %v", err, tt.ok)
 			}
-			if tt.cfg != before {
+			if !reflect.DeepEqual(tt.cfg, before) {
 				t.Errorf("New wrote to the caller's Config: %+v", tt.cfg)
 			}
 			if tr == nil {

@@ -20,7 +20,8 @@ import (
 // socket is one UDP socket and the QUIC endpoint on it.
 type socket struct {
 	quic  *quicgo.Transport
-	udp   *packetConn
+	conn  net.PacketConn // a *packetConn or a *plainConn
+	ways  *ways
 	local netip.AddrPort
 
 	// Guarded by Transport.mu.
@@ -36,21 +37,31 @@ type socket struct {
 // dialAttempt is one handshake under way that can be told that its packets get nowhere.
 type dialAttempt struct{ fail context.CancelCauseFunc }
 
+// listenPacket opens a socket, as net.ListenConfig does.
+type listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+
 // bind opens a UDP socket at local, of local's family only.
-func bind(ctx context.Context, local netip.AddrPort, key identity.Key) (*socket, error) {
+func bind(ctx context.Context, local netip.AddrPort, key identity.Key, listen listenPacket) (*socket, error) {
 	network := "udp6"
 	if local.Addr().Is4() {
 		network = "udp4"
 	}
-	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, network, local.String())
+	if listen == nil {
+		listen = new(net.ListenConfig).ListenPacket
+	}
+	pc, err := listen(ctx, network, local.String())
 	if err != nil {
 		return nil, err
 	}
-	udp := pc.(*net.UDPConn)
-	s := &socket{local: addrPort(udp.LocalAddr()), dials: make(map[netip.AddrPort]map[*dialAttempt]struct{})}
-	s.udp = newPacketConn(udp, s.unreachable)
-	s.quic = &quicgo.Transport{Conn: s.udp, ConnectionIDLength: connIDLength, StatelessResetKey: resetKey(key, s.local)}
+	s := &socket{local: addrPort(pc.LocalAddr()), dials: make(map[netip.AddrPort]map[*dialAttempt]struct{})}
+	if udp, ok := pc.(*net.UDPConn); ok {
+		c := newPacketConn(udp, s.unreachable)
+		s.conn, s.ways = c, c.ways
+	} else {
+		c := newPlainConn(pc)
+		s.conn, s.ways = c, c.ways
+	}
+	s.quic = &quicgo.Transport{Conn: s.conn, ConnectionIDLength: connIDLength, StatelessResetKey: resetKey(key, s.local)}
 	return s, nil
 }
 
@@ -75,7 +86,7 @@ func (s *socket) suits(remote netip.Addr) bool {
 // close ends the endpoint, with whatever still uses it, and frees the address.
 func (s *socket) close() {
 	s.quic.Close()
-	s.udp.Close()
+	s.conn.Close()
 }
 
 // watch lets fail be called when packets to remote turn out to get nowhere, until the returned function is called.
@@ -123,7 +134,7 @@ func (s *socket) read(ctx context.Context, b []byte) (int, netip.AddrPort, error
 
 // write sends a packet that is not QUIC.
 func (s *socket) write(b []byte, to netip.AddrPort) (int, error) {
-	return s.udp.WriteTo(b, net.UDPAddrFromAddrPort(to))
+	return s.conn.WriteTo(b, net.UDPAddrFromAddrPort(to))
 }
 
 // connIDLength is the length of our connection IDs. That of the sides of a connection is the same, as they share them.
@@ -145,8 +156,7 @@ type packetConn struct {
 	batch       *ipv4.PacketConn
 	poll        *ipv4.PacketConn // reads what there is, without waiting
 	unreachable func(to netip.AddrPort, err error)
-	tunnels     tunnels
-	inlet       inlet
+	*ways
 	buffersDone bool // set by quic-go's first steps, before any concurrency
 }
 
@@ -157,9 +167,8 @@ func newPacketConn(udp *net.UDPConn, unreachable func(netip.AddrPort, error)) *p
 	udp.SetReadBuffer(socketBuffer)
 	udp.SetWriteBuffer(socketBuffer)
 	prepareSocket(udp)
-	c := &packetConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp), poll: ipv4.NewPacketConn(polled{udp}), unreachable: unreachable}
-	c.tunnels.init()
-	return c
+	return &packetConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp), poll: ipv4.NewPacketConn(polled{udp}), unreachable: unreachable,
+		ways: newWays(udp.SetReadDeadline)}
 }
 
 var errBuffersFirst = errors.New("quic: the buffers come first")
@@ -191,7 +200,7 @@ func (c *packetConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 			}
 		}
 		n, err := c.batch.ReadBatch(ms, flags)
-		if c.woken(err) {
+		if c.inlet.woken(err) {
 			try--
 			continue
 		}
@@ -207,10 +216,7 @@ func (c *packetConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 
 // WriteMsgUDP sends a packet, or several of one size if oob says so. What fails for good counts as sent and lost.
 func (c *packetConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (int, int, error) {
-	if c.tunnels.covers(addr.IP) {
-		if tn := c.tunnels.at(addr.IP); tn != nil {
-			tn.sendBatch(b, oob)
-		}
+	if c.ways.write(b, oob, addr) {
 		return len(b), len(oob), nil
 	}
 	for try := 1; ; try++ {

@@ -22,13 +22,13 @@ func TestSmallBuffers(t *testing.T) {
 	log.SetOutput(&printed)
 	defer log.SetOutput(log.Default().Writer())
 	key := newKey(t)
-	s, err := bind(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"), key)
+	s, err := bind(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"), key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
 	const small = 16 << 10
-	if err := errors.Join(s.udp.UDPConn.SetReadBuffer(small), s.udp.UDPConn.SetWriteBuffer(small)); err != nil {
+	if err := errors.Join(s.conn.(*packetConn).UDPConn.SetReadBuffer(small), s.conn.(*packetConn).UDPConn.SetWriteBuffer(small)); err != nil {
 		t.Fatal(err)
 	}
 	conf, err := key.ServerTLS(alpn)
@@ -43,7 +43,7 @@ func TestSmallBuffers(t *testing.T) {
 	if printed.Len() > 0 {
 		t.Errorf("printed: %s", &printed)
 	}
-	for what, size := range bufferSizes(t, s.udp.UDPConn) {
+	for what, size := range bufferSizes(t, s.conn.(*packetConn).UDPConn) {
 		if size > 4*small {
 			t.Errorf("quic-go got at the %s buffer: it has %d bytes", what, size)
 		}

@@ -230,7 +230,7 @@ func (t *Transport) reuse(l *Listener, local netip.AddrPort) *socket {
 
 // open binds a socket and counts its first user, which is l unless l is nil.
 func (t *Transport) open(ctx context.Context, local netip.AddrPort, l *Listener) (*socket, error) {
-	s, err := bind(ctx, local, t.key)
+	s, err := bind(ctx, local, t.key, t.conf.ListenPacket)
 	if err != nil {
 		return nil, err
 	}

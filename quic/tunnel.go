@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -51,7 +52,7 @@ func (l *Listener) NewTunnel(label transport.Addr, send func(p []byte) error) (t
 	if !open {
 		return nil, &transport.OpError{Op: "make a tunnel", Addr: l.Addr(), Err: transport.ErrClosed}
 	}
-	if err := l.socket.udp.tunnels.add(tn); err != nil {
+	if err := l.socket.ways.tunnels.add(tn); err != nil {
 		return nil, &transport.OpError{Op: "make a tunnel", Addr: l.Addr(), Err: err}
 	}
 	return tn, nil
@@ -63,7 +64,7 @@ func (tn *Tunnel) Deliver(p []byte) {
 	if len(p) == 0 || len(p) > maxPacket || p[0] < 0x40 || tn.closed.Load() {
 		return
 	}
-	tn.l.socket.udp.inject(tn, p)
+	tn.l.socket.ways.inlet.inject(tn, p)
 }
 
 // Dial connects to a peer through the tunnel. It returns as [Transport.Dial] does.
@@ -107,7 +108,7 @@ func (t *Transport) dialTunnel(ctx context.Context, tn *Tunnel, addr transport.A
 // or else end after their IdleTimeout. Connections that have moved away do not notice. Closing twice is no error.
 func (tn *Tunnel) Close() error {
 	if !tn.closed.Swap(true) {
-		tn.l.socket.udp.tunnels.remove(tn)
+		tn.l.socket.ways.tunnels.remove(tn)
 	}
 	return nil
 }
@@ -123,6 +124,29 @@ func (tn *Tunnel) sendBatch(b, oob []byte) {
 		tn.send(b[:n]) // what fails is a lost packet
 		b = b[n:]
 	}
+}
+
+// ways are what a socket has beside itself: tunnels, and the packets that came by them.
+type ways struct {
+	tunnels tunnels
+	inlet   inlet
+}
+
+func newWays(setReadDeadline func(time.Time) error) *ways {
+	w := &ways{inlet: inlet{setDeadline: setReadDeadline}}
+	w.tunnels.init()
+	return w
+}
+
+// write sends what is for a tunnel, and reports whether it was.
+func (w *ways) write(b, oob []byte, to *net.UDPAddr) bool {
+	if !w.tunnels.covers(to.IP) {
+		return false
+	}
+	if tn := w.tunnels.at(to.IP); tn != nil {
+		tn.sendBatch(b, oob)
+	}
+	return true
 }
 
 // tunnels are the tunnels of a socket by their virtual addresses: unique local ones (RFC 4193), of a random prefix, the last eight bytes counting.
