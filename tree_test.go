@@ -47,6 +47,7 @@ const arrows = `
 	transport, internal/wire < router/store < router
 	identity, internal/wire < router/gossip < pheromones, router/gossip/simulate
 	transport < nat/stun < nat, pheromones, cmd/..., examples/...
+	internal/wire < nat/punch < pheromones
 	nothing < internal/natlab
 
 	# Those who put it together, or to the test.
@@ -70,12 +71,13 @@ const apart = `
 	identity | transport tcp mux quic protocol router nat pheromones
 	tcp | mux quic protocol router nat pheromones
 	mux | tcp quic protocol router nat pheromones
-	quic | tcp mux protocol router nat nat/stun pheromones
+	quic | tcp mux protocol router nat nat/stun nat/punch pheromones
 	transport | tcp mux quic protocol router nat pheromones
 	protocol | tcp mux quic router nat pheromones
 	router | tcp mux quic nat pheromones
 	router/store | tcp mux quic protocol router nat pheromones
 	nat/stun | tcp mux quic protocol router nat pheromones
+	nat/punch | tcp mux quic transport protocol router nat pheromones
 	pheromones | tcp mux quic
 	conformance | tcp mux quic
 `
