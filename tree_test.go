@@ -48,6 +48,7 @@ const arrows = `
 	identity, internal/wire < router/gossip < pheromones, router/gossip/simulate
 	transport < nat/stun < nat, pheromones, cmd/..., examples/...
 	internal/wire < nat/punch < pheromones
+	transport, internal/wire < nat/relay < pheromones, cmd/...
 	nothing < internal/natlab
 
 	# Those who put it together, or to the test.
@@ -78,6 +79,7 @@ const apart = `
 	router/store | tcp mux quic protocol router nat pheromones
 	nat/stun | tcp mux quic protocol router nat pheromones
 	nat/punch | tcp mux quic transport protocol router nat pheromones
+	nat/relay | tcp mux quic protocol router nat pheromones
 	pheromones | tcp mux quic
 	conformance | tcp mux quic
 `
