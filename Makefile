@@ -4,7 +4,7 @@ MODULES  := $(shell cat allmodules)
 FUZZTIME ?= 30s
 each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
-.PHONY: help build test race cover bench size table breakages fuzz lint cross ci
+.PHONY: help build test race nat cover bench size table breakages fuzz lint cross ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ test: ## run the tests
 
 race: ## run the tests under the race detector, in random order
 	$(call each,go test -race -shuffle=on ./...)
+
+nat: ## run the tests in the lab of NATs; needs Linux and root
+	@.ci/run nat
 
 cover: ## run the tests and show what they reach
 	@go test -coverpkg=./... -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1

@@ -64,6 +64,7 @@ const arrows = `
 	go.etcd.io/bbolt < router/store
 	github.com/pion/stun/v3 < nat/stun
 	golang.org/x/net, golang.org/x/sys < nat
+	golang.org/x/sys < internal/natlab
 	github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/prometheus/client_golang, golang.org/x/term < cmd/...
 `
 
