@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/relay"
 	"github.com/Blockchain-CN/pheromones/nat/stun"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/protocol/greeting"
@@ -62,6 +63,16 @@ type Config struct {
 	// STUN is how many Binding requests (RFC 8489) the node answers in a second, at those of its ports that QUIC listens at: it tells whoever asks at which
 	// address it sees them, so that peers behind NATs need no other server. Zero means 500, and 10 for one IPv4 /24 or IPv6 /48; less means none.
 	STUN int
+	// Join are nodes to know from the start, by an address each. The node keeps a link with every one of them, makes itself reachable through those that relay (see NoReserve), and asks
+	// them for peers it does not know. It begins with Start, or with the first call that needs it.
+	Join []transport.Addr
+	// NoReserve says that the node needs no relay to be reached, since its own addresses will do. A node that relays, or that listens nowhere, makes no reservation anyway.
+	NoReserve bool
+	// Relay says for whom the node passes on what peers say to each other that cannot reach each other directly, and how much; only a node that
+	// others reach directly is of use. Nil: for nobody.
+	Relay *relay.Config
+	// Path says which ways to peers there may be. Zero means PathRelayAllowed.
+	Path Path
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
 }
@@ -79,6 +90,10 @@ type Node struct {
 	cast     *caster
 	log      *slog.Logger
 	stun     *stun.Responder
+	relay    *relay.Endpoint
+	joining  *joining
+
+	tunnelled tunnelled
 
 	ctx      context.Context // ends when the node stops listening
 	stop     context.CancelFunc
@@ -106,6 +121,9 @@ func New(cfg Config) (*Node, error) {
 		n.log = slog.New(slog.DiscardHandler)
 	}
 	n.cfg.Transports = slices.Clone(cfg.Transports)
+	n.cfg.Join = slices.Clone(cfg.Join)
+	n.joining = newJoining(n)
+	n.relay = relay.New(relay.Options{Relay: cfg.Relay, Open: n.openForRelay, Incoming: n.called, Logger: cfg.Logger})
 	var err error
 	if cfg.Dir != "" {
 		if n.table, err = openTable(cfg.Dir, n.log); err != nil {
@@ -120,7 +138,7 @@ func New(cfg Config) (*Node, error) {
 	n.protocol.Replies = protocol.NewReplies(cfg.Replies)
 	n.router, err = router.New(router.Config{
 		Table:      n.table,
-		Transports: n.cfg.Transports, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout, RetryFor: cfg.RetryFor,
+		Transports: n.ways(), Dialable: n.dialable, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout, RetryFor: cfg.RetryFor,
 		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, IdleTimeout: cfg.IdleTimeout, MaxLinks: cfg.MaxLinks,
 		Handler:        protocol.HandlerFunc(n.answer),
 		Incarnation:    n.protocol.Replies.Incarnation(),
@@ -210,6 +228,7 @@ func (n *Node) start(ctx context.Context, addrs []string) (bound []transport.Lis
 		go n.accept(l, n.servePackets(l))
 	}
 	n.announce()
+	n.joining.begin()
 	return bound, nil
 }
 
@@ -230,14 +249,24 @@ func (n *Node) bind(ctx context.Context, s string) (transport.Listener, error) {
 func (n *Node) networkChanged() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.closing && !slices.Equal(n.router.Self().Addrs, advertised(n.bound)) {
+	if !n.closing && !slices.Equal(n.router.Self().Addrs, n.addrs()) {
 		n.announce()
 	}
 }
 
-// announce makes the listeners' addresses what the node tells of itself, with mu held.
+// announce makes the node's addresses what it tells of itself, with mu held.
 func (n *Node) announce() {
-	n.router.SetSelf(n.cfg.Name, advertised(n.bound))
+	n.router.SetSelf(n.cfg.Name, n.addrs())
+}
+
+// addrs returns where the node is reached: at its listeners, and through relays; with mu held.
+func (n *Node) addrs() []transport.Addr {
+	through := n.joining.addrs()
+	if n.cfg.Path == PathRelayOnly {
+		return through
+	}
+	addrs := advertised(n.bound)
+	return append(addrs[:min(len(addrs), greeting.MaxAddrs-len(through))], through...)
 }
 
 // ListenAndServe is [Node.Start], and then waits. When ctx ends it stops listening at addrs and returns nil; links that were
@@ -274,16 +303,16 @@ func (n *Node) accept(l transport.Listener, after func()) {
 			}
 			return
 		}
-		n.router.Accept(c)
+		n.accepted(c)
 	}
 }
 
 // Addrs returns the addresses at which the node listens, with their real ports and the node's ID. One that is bound to every
-// interface is given as the interfaces' own addresses. The result is the caller's.
+// interface is given as the interfaces' own addresses. The last are those through relays (relay://), if there are any at the moment. The result is the caller's.
 func (n *Node) Addrs() []transport.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return advertised(n.bound)
+	return n.addrs()
 }
 
 // Add reaches whoever is at addr, greets it and remembers it: this node and the peer become each other's route, learn of the
@@ -311,12 +340,24 @@ func (n *Node) closedError(err error) error {
 	}
 }
 
-// resolve returns whom to means: an ID, the name that one known peer bears, or an address.
+// resolve returns whom to means: an ID, the name that one known peer bears, or an address. Who is not known is asked for at the nodes that were joined.
 func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
 	if a, err := transport.ParseAddr(to); err == nil {
 		return n.router.Reach(ctx, a)
 	}
-	return n.router.Resolve(to)
+	id, err := n.router.Resolve(to)
+	switch {
+	case len(n.cfg.Join) == 0:
+	case errors.Is(err, router.ErrUnknownPeer):
+		if n.ask(ctx, identity.ID{}, to) {
+			return n.router.Resolve(to)
+		}
+	case err == nil && id != n.ID() && !n.router.Knows(id):
+		if err := n.find(ctx, id); err != nil {
+			return id, err
+		}
+	}
+	return id, err
 }
 
 // Dispatch sends m to a peer and returns its reply, which is none ([protocol.Message.IsNone]) if the peer had nothing to say.
@@ -477,6 +518,7 @@ func (n *Node) end(reason string) error {
 		close(n.closed)
 		n.cast.halt()
 		n.router.Close(transport.CodeShutdown, reason)
+		n.relay.Close()
 		n.protocol.Replies.Close()
 		for _, t := range n.cfg.Transports {
 			errs = append(errs, t.Close())

@@ -368,27 +368,36 @@ func (r *Router) dial(ctx context.Context, d *dialing, addrs []transport.Addr) {
 }
 
 // race dials addresses one after the other, each when the one before has failed or has taken Config.RaceDelay, and returns
-// the first connection. The others are given up.
+// the first connection. The others are given up. Addresses of transports that are Indirect are dialled in the same way beside the others.
 func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Addr) (transport.Conn, error) {
 	type result struct {
 		Attempt
 		conn transport.Conn
+		lane int
 	}
 	ctx, cancel := r.bound(ctx)
 	defer cancel()
 	results := make(chan result, len(addrs))
 	running := 0
-	next := func() {
-		if len(addrs) == 0 {
+	var lanes [2][]transport.Addr // what is still to be dialled: directly, and through others
+	for _, a := range addrs {
+		if r.transports[a.Scheme].Traits().Indirect {
+			lanes[1] = append(lanes[1], a)
+		} else {
+			lanes[0] = append(lanes[0], a)
+		}
+	}
+	next := func(lane int) {
+		if len(lanes[lane]) == 0 {
 			return
 		}
-		a := addrs[0]
-		addrs = addrs[1:]
+		a := lanes[lane][0]
+		lanes[lane] = lanes[lane][1:]
 		running++
 		go func() {
 			start := time.Now()
 			c, err := r.attempt(ctx, a)
-			results <- result{Attempt{a, time.Since(start), err}, c}
+			results <- result{Attempt{a, time.Since(start), err}, c, lane}
 		}()
 	}
 	// Every goroutine is waited for: transports return from Dial soon after its context has ended.
@@ -400,15 +409,21 @@ func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Add
 			}
 		}
 	}()
-	next()
 	failed := &DialError{Peer: id}
-	timer := time.NewTimer(r.cfg.raceDelay())
-	defer timer.Stop()
+	var timers [2]*time.Timer
+	for lane := range lanes {
+		next(lane)
+		timers[lane] = time.NewTimer(r.cfg.raceDelay())
+		defer timers[lane].Stop()
+	}
 	for running > 0 {
 		select {
-		case <-timer.C:
-			next()
-			timer.Reset(r.cfg.raceDelay())
+		case <-timers[0].C:
+			next(0)
+			timers[0].Reset(r.cfg.raceDelay())
+		case <-timers[1].C:
+			next(1)
+			timers[1].Reset(r.cfg.raceDelay())
 		case res := <-results:
 			running--
 			if res.Err == nil {
@@ -417,8 +432,8 @@ func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Add
 			}
 			if ctx.Err() == nil {
 				r.note(id, res.Addr, false)
-				next()
-				timer.Reset(r.cfg.raceDelay())
+				next(res.lane)
+				timers[res.lane].Reset(r.cfg.raceDelay())
 			}
 			failed.Attempts = append(failed.Attempts, res.Attempt)
 		}

@@ -72,6 +72,9 @@ type Config struct {
 	// those with peers that no caller has added; if there is none, the new connection is refused, or, if it was dialled by us,
 	// kept beyond the bound. Zero or less means 1024.
 	MaxLinks int
+	// Dialable says whether an address of a peer may be dialled unasked; what a caller names himself is dialled anyway. It is called with locks held and
+	// returns at once. Nil: every address may be.
+	Dialable func(transport.Addr) bool
 	// NetworkChanged is called, in a goroutine of its own, when the addresses of this machine's interfaces have changed or it
 	// has slept. Nil means that nobody wants to know.
 	NetworkChanged func()

@@ -140,7 +140,9 @@ func (r *Router) addresses(rt *route) []transport.Addr {
 
 // candidates returns the addresses of a peer that a transport of ours can dial, in the order to try them.
 func (r *Router) candidates(rt *route) []transport.Addr {
-	return slices.DeleteFunc(r.addresses(rt), func(a transport.Addr) bool { return r.transports[a.Scheme] == nil })
+	return slices.DeleteFunc(r.addresses(rt), func(a transport.Addr) bool {
+		return r.transports[a.Scheme] == nil || r.cfg.Dialable != nil && !r.cfg.Dialable(a)
+	})
 }
 
 // snapshot returns the route as its users see it, with mu held.

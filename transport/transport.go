@@ -55,6 +55,9 @@ type Traits struct {
 	// OneStream says that a connection carries one stream, opened by the side that dialled, and ends with it. Opening a
 	// second stream, or one from the accepting side, fails with errors.ErrUnsupported.
 	OneStream bool
+	// Indirect says that connections go through a third node. Their addresses are tried beside the others, not after them, since they are slower but
+	// more likely to work.
+	Indirect bool
 }
 
 // Listener accepts the connections that peers dial. All methods may be called at once from any goroutine.

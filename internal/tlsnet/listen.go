@@ -138,7 +138,7 @@ func (l *Listener) finish(raw *tls.Conn, element *list.Element) {
 		raw.NetConn().Close()
 		return
 	}
-	c, err := l.transport.adopt(raw, false)
+	c, err := l.transport.adopt(raw, false, nil)
 	if err != nil {
 		raw.NetConn().Close()
 		return

@@ -130,12 +130,57 @@ func (t *Transport) dial(ctx context.Context, addr transport.Addr) (Conn, error)
 		}
 		return nil, err
 	}
-	c, err := t.adopt(raw, true)
+	c, err := t.adopt(raw, true, nil)
 	if err != nil {
 		raw.NetConn().Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// DialOver is Dial over a network connection that is there already, in place of TCP, to whoever is at its other end. raw is closed with the connection, or if DialOver fails. addr is what Info of the
+// connection shows as both sides' address, and its Peer, if set, is who the other end must prove to be.
+func (t *Transport) DialOver(ctx context.Context, raw net.Conn, addr transport.Addr) (transport.Conn, error) {
+	return t.over(ctx, raw, addr, "dial", func() (*tls.Conn, error) {
+		cfg, err := t.key.ClientTLS(t.cfg.ALPN, addr.Peer)
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(&gatherer{Conn: raw}, cfg), nil
+	})
+}
+
+// AcceptOver is the other end of DialOver.
+func (t *Transport) AcceptOver(ctx context.Context, raw net.Conn, addr transport.Addr) (transport.Conn, error) {
+	return t.over(ctx, raw, addr, "accept", func() (*tls.Conn, error) { return tls.Server(&gatherer{Conn: raw}, t.server), nil })
+}
+
+// over makes a connection over raw; begin says on which side.
+func (t *Transport) over(ctx context.Context, raw net.Conn, addr transport.Addr, op string, begin func() (*tls.Conn, error)) (transport.Conn, error) {
+	if !t.begin() {
+		raw.Close()
+		return nil, &transport.OpError{Op: op, Addr: addr, Err: transport.ErrClosed}
+	}
+	defer t.running.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+	c, err := begin()
+	if err == nil {
+		err = transport.PhaseHandshake.In(t.handshake(ctx, c))
+	}
+	var conn Conn
+	if err == nil {
+		conn, err = t.adopt(c, op == "dial", &addr)
+	}
+	if err != nil {
+		raw.Close()
+		if t.ctx.Err() != nil {
+			err = transport.ErrClosed
+		}
+		return nil, &transport.OpError{Op: op, Addr: addr, Err: err}
+	}
+	return conn, nil
 }
 
 // keepAlive notices a peer that vanished within about 35 s, and keeps the mapping of a NAT alive meanwhile.
@@ -229,8 +274,8 @@ func (s session) Get(string) (*tls.ClientSessionState, bool) { return s.cache.Ge
 // Put implements [tls.ClientSessionCache].
 func (s session) Put(_ string, state *tls.ClientSessionState) { s.cache.Put(s.key, state) }
 
-// adopt makes a connection of a finished handshake and watches over it until it has ended.
-func (t *Transport) adopt(raw *tls.Conn, dialer bool) (Conn, error) {
+// adopt makes a connection of a finished handshake and watches over it until it has ended. over is the address it is known by, if that is not the network's.
+func (t *Transport) adopt(raw *tls.Conn, dialer bool, over *transport.Addr) (Conn, error) {
 	state := raw.ConnectionState()
 	peer, err := identity.PeerID(state)
 	if err != nil {
@@ -240,6 +285,10 @@ func (t *Transport) adopt(raw *tls.Conn, dialer bool) (Conn, error) {
 		LocalPeer: t.key.ID(), RemotePeer: peer, Dialer: dialer, Resumed: state.DidResume,
 		LocalAddr:  transport.Addr{Scheme: t.cfg.Scheme, HostPort: raw.LocalAddr().String(), Peer: t.key.ID()},
 		RemoteAddr: transport.Addr{Scheme: t.cfg.Scheme, HostPort: raw.RemoteAddr().String(), Peer: peer},
+	}
+	if over != nil {
+		info.LocalAddr, info.RemoteAddr = *over, *over
+		info.LocalAddr.Peer, info.RemoteAddr.Peer = t.key.ID(), peer
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

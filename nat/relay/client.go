@@ -17,7 +17,12 @@ type Reservation struct {
 	Until time.Time      // and then, if it is not renewed
 	Rate  uint64         // what the relay carries in each direction of a circuit, in bytes a second; zero: it says no bound
 	Bytes uint64         // what it carries by a circuit in all; zero: it says no bound
+
+	lifetime time.Duration
 }
+
+// Lifetime returns how long the relay said that the reservation holds.
+func (r Reservation) Lifetime() time.Duration { return r.lifetime }
 
 // Reserve makes a reservation at a relay, or renews it. It takes a round trip over the link with the relay, and that to dial if there is none. From then on until it ends the relay may offer
 // circuits. It fails with a [*RefusedError], ctx's error, or that of the link.
@@ -37,9 +42,10 @@ func (e *Endpoint) Reserve(ctx context.Context, relay identity.ID) (Reservation,
 		return Reservation{}, fmt.Errorf("relay: reserve at %s: %w", relay.Short(), err)
 	case f.typ == typeReserved:
 		s.Close()
-		until := time.Now().Add(time.Duration(f.seconds) * time.Second)
+		lifetime := time.Duration(f.seconds) * time.Second
+		until := time.Now().Add(lifetime)
 		e.trust(relay, until)
-		return Reservation{Relay: relay, Link: link, Until: until, Rate: f.rate, Bytes: f.bytes}, nil
+		return Reservation{Relay: relay, Link: link, Until: until, Rate: f.rate, Bytes: f.bytes, lifetime: lifetime}, nil
 	}
 	s.Close()
 	return Reservation{}, refused(f, relay, identity.ID{})
