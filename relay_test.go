@@ -66,12 +66,13 @@ func hidden(relays ...*pheromones.Node) pheromones.Config {
 	return cfg
 }
 
-// through returns the address of the one link with a peer, and reports whether it goes through a relay.
+// through returns the address of the newest link with a peer, and reports whether it goes through a relay.
 func through(t *testing.T, n *pheromones.Node, peer identity.ID) (transport.Addr, bool) {
 	t.Helper()
 	for _, r := range n.Routes() {
 		if r.ID == peer && len(r.Links) > 0 {
-			return r.Links[0].Addr, r.Links[0].Addr.Scheme == relay.Scheme
+			at := r.Links[len(r.Links)-1].Addr
+			return at, at.Scheme == relay.Scheme
 		}
 	}
 	return transport.Addr{}, false
