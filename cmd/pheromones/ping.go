@@ -10,6 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/relay"
+	"github.com/Blockchain-CN/pheromones/router"
+	"github.com/Blockchain-CN/pheromones/transport"
 )
 
 func (p *program) pingCommand() *cobra.Command {
@@ -24,10 +27,14 @@ minimum, average, maximum and standard deviation. A time that includes setting u
 first one, and over tcp, where each message has a connection of its own, every one. Every node answers, whatever its
 program does.
 
+With --join the node may be given by its ID: it is then reached through the nodes that were joined, and directly as soon as that works. Each line says whether
+its path is direct or relayed, and a line of its own tells when it changes.
+
 The exit code is 0 if there was a reply, 1 if there was none, and 3 if somebody else than the ID in ADDR has answered.`,
 		Example: `  pheromones ping quic://<id>@192.0.2.7:4001
   pheromones ping -c 5 -i 100ms mux://192.0.2.7:4002     whoever it is; five times, ten a second
-  pheromones ping -c 1 --json tcp://192.0.2.7:4003       {"seq", "ms", "setup", "transport", "from", "addr"}, then a summary`,
+  pheromones ping --join quic://<id>@192.0.2.7:4001 <id of another>
+  pheromones ping -c 1 --json tcp://192.0.2.7:4003       {"seq", "ms", "setup", "path", "transport", "from", "addr"}, then a summary`,
 		Args: wantArgs("ADDR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if count < 0 || interval < 0 {
@@ -48,6 +55,7 @@ type pong struct {
 	Seq       int         `json:"seq"`
 	MS        float64     `json:"ms"`
 	Setup     bool        `json:"setup"` // the time includes setting up a connection
+	Path      string      `json:"path"`  // "direct" or "relayed"
 	Transport string      `json:"transport"`
 	From      identity.ID `json:"from"`
 	Addr      string      `json:"addr"`
@@ -100,15 +108,15 @@ func (s *pings) finish() {
 func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 func (p *program) ping(ctx context.Context, flags *clientFlags, addr string, count int, interval time.Duration) error {
-	c, err := p.newClient(flags, addr)
+	c, err := p.newClient(ctx, flags, addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	if !p.json {
-		p.line("PING %s", c.addr)
+		p.line("PING %s", c.to)
 	}
-	all := pings{Addr: c.addr.String()}
+	all := pings{Addr: c.to}
 	var last error
 	for seq := 1; count == 0 || seq <= count; seq++ {
 		next := time.NewTimer(interval)
@@ -140,7 +148,7 @@ func (p *program) ping(ctx context.Context, flags *clientFlags, addr string, cou
 	case last == nil:
 		return &exitError{exitFailed, errors.New("interrupted before a reply came")}
 	}
-	return &exitError{exitFailed, fmt.Errorf("no reply from %s", c.addr)}
+	return &exitError{exitFailed, fmt.Errorf("no reply from %s", c.to)}
 }
 
 // pingOnce sends one and shows the reply.
@@ -148,36 +156,75 @@ func (p *program) pingOnce(ctx context.Context, flags *clientFlags, c *client, s
 	ctx, cancel := flags.bound(ctx)
 	defer cancel()
 	before := linkOf(c)
-	elapsed, err := c.Ping(ctx, c.addr.String())
+	elapsed, err := c.Ping(ctx, c.to)
 	if err != nil {
 		return err
 	}
 	all.add(ms(elapsed))
 	at := c.addr
-	if routes := c.Routes(); len(routes) == 1 {
-		at.Peer = routes[0].ID
+	r, known := c.route()
+	if known {
+		at.Peer = r.ID
 	}
 	after := linkOf(c)
-	setup := after.IsZero() || before != after
+	if (c.joined || at.HostPort == "") && !after.Addr.IsZero() {
+		at = after.Addr
+	}
+	setup := after.Since.IsZero() || before.Since != after.Since
+	if c.path != "" && !after.Addr.IsZero() && after.Addr.String() != c.path {
+		p.moved(c.path, after.Addr.String())
+	}
+	if !after.Addr.IsZero() {
+		c.path = after.Addr.String()
+	}
 	if p.json {
-		p.object(pong{seq, ms(elapsed), setup, at.Scheme, at.Peer, at.String()})
+		p.object(pong{seq, ms(elapsed), setup, pathOf(at), at.Scheme, at.Peer, at.String()})
 		return nil
 	}
 	remark := ""
 	if setup {
 		remark = " (with set-up)"
 	}
-	p.line("reply from %s: seq=%d time=%.3f ms transport=%s addr=%s%s", at.Peer, seq, ms(elapsed), at.Scheme, at.HostPort, remark)
+	p.line("reply from %s: seq=%d time=%.3f ms path=%s transport=%s addr=%s%s", at.Peer, seq, ms(elapsed), pathOf(at), at.Scheme, at.HostPort, remark)
 	return nil
 }
 
-// linkOf returns when the newest link with the peer was made, which tells it from the next one; zero if there is none.
-func linkOf(c *client) time.Time {
-	if routes := c.Routes(); len(routes) == 1 && len(routes[0].Links) > 0 {
-		links := routes[0].Links
-		return links[len(links)-1].Since
+// pathOf says in a word how an address leads to a peer.
+func pathOf(at transport.Addr) string {
+	if at.Scheme == relay.Scheme {
+		return "relayed"
 	}
-	return time.Time{}
+	return "direct"
+}
+
+// moved tells that what is said to the peer takes another way from now on.
+func (p *program) moved(from, to string) {
+	if p.json {
+		p.object(pathEvent{"path", from, to})
+		return
+	}
+	p.line("path: %s -> %s", from, to)
+}
+
+// pathEvent is the line of a change of path.
+type pathEvent struct {
+	Event string `json:"event"` // "path"
+	From  string `json:"from"`
+	To    string `json:"to"`
+}
+
+// linkOf returns the link with the peer that is in use, or the newest; zero if there is none.
+func linkOf(c *client) router.Link {
+	r, ok := c.route()
+	if !ok || len(r.Links) == 0 {
+		return router.Link{}
+	}
+	for _, l := range r.Links {
+		if l.Preferred {
+			return l
+		}
+	}
+	return r.Links[len(r.Links)-1]
 }
 
 func (p *program) unanswered(seq int, err error) {

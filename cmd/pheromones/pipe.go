@@ -29,7 +29,8 @@ service, until a signal ends it. It prints where it listens: port 0 is any free 
 		Example: `  pheromones pipe quic://<id>@192.0.2.7:4001 store < backup.tar
   pheromones pipe --listen 127.0.0.1:8081 quic://<id>@192.0.2.7:4001 web &
   curl http://127.0.0.1:8081/
-  ssh -o ProxyCommand="pheromones pipe mux://<id>@192.0.2.7:4002 ssh" host`,
+  ssh -o ProxyCommand="pheromones pipe mux://<id>@192.0.2.7:4002 ssh" host
+  pheromones pipe --join quic://<id>@192.0.2.7:4001 <id of another> web`,
 		Args: wantArgs("ADDR", "SERVICE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := protocol.AppendService(nil, args[1]); err != nil {
@@ -50,7 +51,7 @@ service, until a signal ends it. It prints where it listens: port 0 is any free 
 func dialService(ctx context.Context, flags *clientFlags, c *client, service string) (transport.Stream, error) {
 	ctx, cancel := flags.bound(ctx)
 	defer cancel()
-	s, err := c.Dial(ctx, c.addr.String(), service)
+	s, err := c.Dial(ctx, c.to, service)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func serviceError(err error, service string) error {
 // pipe joins standard input and output to a service. A read of standard input, or a write to standard output, that is under
 // way when it returns is left behind: nothing can end it, and the process is about to end.
 func (p *program) pipe(ctx context.Context, flags *clientFlags, addr, service string) error {
-	c, err := p.newClient(flags, addr)
+	c, err := p.newClient(ctx, flags, addr)
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func (p *program) pipe(ctx context.Context, flags *clientFlags, addr, service st
 func linger(ctx context.Context, c *client, sentFirst bool) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	c.Ping(ctx, c.addr.String())
+	c.Ping(ctx, c.to)
 	if !sentFirst {
 		<-ctx.Done()
 	}
@@ -185,7 +186,7 @@ func (p *program) pipeListen(ctx context.Context, flags *clientFlags, listen, ad
 	if _, port, err := net.SplitHostPort(listen); err != nil || port == "" {
 		return usagef("--listen %q: want host:port", listen)
 	}
-	c, err := p.newClient(flags, addr)
+	c, err := p.newClient(ctx, flags, addr)
 	if err != nil {
 		return err
 	}
@@ -220,11 +221,11 @@ func (p *program) pipeListen(ctx context.Context, flags *clientFlags, listen, ad
 func (p *program) reachable(ctx context.Context, flags *clientFlags, c *client) error {
 	ctx, cancel := flags.bound(ctx)
 	defer cancel()
-	if _, err := c.Ping(ctx, c.addr.String()); err != nil {
+	if _, err := c.Ping(ctx, c.to); err != nil {
 		return err
 	}
-	if routes := c.Routes(); len(routes) == 1 {
-		p.unproved(c.addr, routes[0].ID)
+	if r, ok := c.route(); ok {
+		p.unproved(c.addr, r.ID)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ several nodes may bear; of the addresses it is not tried whether they work.`,
 }
 
 func (p *program) routes(ctx context.Context, flags *clientFlags, addr string) error {
-	c, err := p.newClient(flags, addr)
+	c, err := p.newClient(ctx, flags, addr)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ that the node does not know is a failure, as is an error of the node.
 The node must prove the ID in ADDR. If there is none, whoever answers is talked to, and standard error says who it was.`,
 		Example: `  echo hello | pheromones send quic://<id>@192.0.2.7:4001
   pheromones send --operation getstate mux://<id>@192.0.2.7:4002 < /dev/null > state
+  echo hello | pheromones send --join quic://<id>@192.0.2.7:4001 <id of another>
   pheromones send --json tcp://127.0.0.1:4003 < question    {"operation", "from", "name", "ms", "text" or base64 "data"}`,
 		Args: wantArgs("ADDR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,7 +52,7 @@ The node must prove the ID in ADDR. If there is none, whoever answers is talked 
 }
 
 func (p *program) send(ctx context.Context, flags *clientFlags, addr, operation string) error {
-	c, err := p.newClient(flags, addr)
+	c, err := p.newClient(ctx, flags, addr)
 	if err != nil {
 		return err
 	}
@@ -66,19 +67,18 @@ func (p *program) send(ctx context.Context, flags *clientFlags, addr, operation 
 	ctx, cancel := flags.bound(ctx)
 	defer cancel()
 	began := time.Now()
-	reply, err := c.Dispatch(ctx, addr, protocol.Message{Operation: operation, Data: data})
+	reply, err := c.Dispatch(ctx, c.to, protocol.Message{Operation: operation, Data: data})
 	if err != nil {
 		return err
 	}
 	elapsed := time.Since(began)
-	// A reply of none has no sender; there is one route, that of the peer.
 	from := reply.From
-	if routes := c.Routes(); from.IsZero() && len(routes) == 1 {
-		from = routes[0].ID
+	if r, ok := c.route(); from.IsZero() && ok {
+		from = r.ID // a reply of none has no sender
 	}
 	p.unproved(c.addr, from)
 	if reply.Operation == protocol.OpUnknown && operation != protocol.OpUnknown {
-		return fmt.Errorf("%s does not know the operation %q", c.addr, operation)
+		return fmt.Errorf("%s does not know the operation %q", c.to, operation)
 	}
 	if p.json {
 		out := sent{Operation: reply.Operation, From: from, Name: reply.Name, MS: ms(elapsed)}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/Blockchain-CN/pheromones"
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/relay"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -27,6 +28,8 @@ type serveFlags struct {
 	listen    []string
 	services  []string
 	echo      bool
+	relay     bool
+	joinFlags
 }
 
 func (p *program) serveCommand() *cobra.Command {
@@ -41,10 +44,14 @@ that peers reach through the node ("pheromones pipe").
 The key is DIR/key; it is made if it is missing, so that the node keeps its ID. A port 0 is any free one: give a number to
 keep the address, too.
 
+With --join the node stays reachable by its ID through the nodes that are joined, also from behind a NAT, if these were started with --relay.
+
 Ctrl-C or SIGTERM ends it: what is under way may finish within 5 s. A second signal ends it at once.`,
 		Example: `  pheromones serve                                              over quic and mux, at free ports
   pheromones serve --listen quic://0.0.0.0:4001 --listen tcp://[::]:4002
   pheromones serve --dir /srv/node --service web=127.0.0.1:8080 --service ssh=127.0.0.1:22
+  pheromones serve --relay --listen quic://0.0.0.0:4001         by which others reach each other
+  pheromones serve --join quic://<id>@192.0.2.7:4001            reachable through that one
   pheromones serve --json                                       {"id", "name", "addrs", "services"}, when it is ready`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), &flags) },
@@ -55,6 +62,8 @@ Ctrl-C or SIGTERM ends it: what is under way may finish within 5 s. A second sig
 		"an `address` to listen at, quic, mux or tcp; may be repeated")
 	cmd.Flags().StringArrayVar(&flags.services, "service", nil, "`name=host:port`: offer a TCP server as a service; may be repeated")
 	cmd.Flags().BoolVar(&flags.echo, "echo", true, "answer messages with themselves; else every operation is unknown")
+	cmd.Flags().BoolVar(&flags.relay, "relay", false, "carry what others say to each other that cannot reach each other directly")
+	flags.joinFlags.add(cmd)
 	p.jsonFlag(cmd, "one object when the node is ready")
 	return cmd
 }
@@ -133,6 +142,9 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 	if err := n.Start(ctx, flags.listen...); err != nil {
 		return err
 	}
+	if len(flags.join) > 0 {
+		p.awaitJoined(ctx, n)
+	}
 	if p.json {
 		p.object(serving{n.ID(), n.Name(), n.Addrs(), names})
 	} else {
@@ -158,6 +170,18 @@ func (p *program) serve(ctx context.Context, flags *serveFlags) error {
 		return &exitError{exitInterrupted, errInterrupted}
 	}
 	return nil
+}
+
+// joinPatience is how long serve waits for the nodes that it joins before it says that it is ready.
+const joinPatience = 5 * time.Second
+
+// awaitJoined waits until the node has joined, so that its addresses through relays are known.
+func (p *program) awaitJoined(ctx context.Context, n *pheromones.Node) {
+	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	if err := n.Joined(ctx); err != nil {
+		p.note("%s; it is tried again and again", oneLine(err))
+	}
 }
 
 // arrival is how long what was written last is given to arrive before its link is closed.
@@ -237,13 +261,14 @@ func (p *program) serveNode(flags *serveFlags) (*pheromones.Node, error) {
 	if flags.echo {
 		cfg.Handler = protocol.HandlerFunc(echo)
 	}
-	for _, scheme := range wanted {
-		t, err := newTransport(scheme, key)
-		if err != nil {
-			closeAll(cfg.Transports)
-			return nil, err
-		}
-		cfg.Transports = append(cfg.Transports, t)
+	if wanted, err = flags.apply(&cfg, wanted); err != nil {
+		return nil, err
+	}
+	if flags.relay {
+		cfg.Relay = new(relay.Config)
+	}
+	if cfg.Transports, err = newTransports(wanted, key); err != nil {
+		return nil, err
 	}
 	n, err := pheromones.New(cfg)
 	if err != nil {
