@@ -28,6 +28,7 @@ type link struct {
 	deadline  time.Time     // when a draining link closes whatever runs on it
 	code      transport.Code
 	reason    string // of the close to come
+	why       string // why the path is what it is; empty: it has not changed
 }
 
 const (
@@ -148,6 +149,13 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 	if l.dialed {
 		r.running.Add(1)
 		go l.introduce()
+	}
+	if r.cfg.Attached != nil {
+		r.running.Add(1)
+		go func() {
+			defer r.running.Done()
+			r.cfg.Attached(r.ctx, c)
+		}()
 	}
 	return l, nil
 }

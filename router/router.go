@@ -75,6 +75,9 @@ type Config struct {
 	// Dialable says whether an address of a peer may be dialled unasked; what a caller names himself is dialled anyway. It is called with locks held and
 	// returns at once. Nil: every address may be.
 	Dialable func(transport.Addr) bool
+	// Attached is called, in a goroutine of its own, when a long connection has become a link. It must return soon after ctx has ended, which it does with Close. Nil means that nobody
+	// wants to know.
+	Attached func(ctx context.Context, c transport.Conn)
 	// NetworkChanged is called, in a goroutine of its own, when the addresses of this machine's interfaces have changed or it
 	// has slept. Nil means that nobody wants to know.
 	NetworkChanged func()

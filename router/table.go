@@ -24,7 +24,8 @@ type Route struct {
 
 // Link is a long connection with a peer.
 type Link struct {
-	Addr   transport.Addr `json:"addr"` // the peer's end
+	Addr   transport.Addr `json:"addr"`          // the peer's end of the path in use; of the scheme "relay" if it leads through a relay
+	Why    string         `json:"why,omitempty"` // why it is that; empty: the link began there
 	Dialer bool           `json:"dialer"`
 	Since  time.Time      `json:"since"`
 	// Preferred says that new exchanges take this one. Both sides come to agree which.
@@ -157,7 +158,7 @@ func (r *Router) snapshot(rt *route) Route {
 // linkSnapshot returns a link as the router's users see it, with mu held.
 func (rt *route) linkSnapshot(l *link) Link {
 	info := l.conn.Info()
-	return Link{Addr: info.RemoteAddr, Dialer: info.Dialer, Since: l.since, Preferred: rt.best() == l}
+	return Link{Addr: info.RemoteAddr, Why: l.why, Dialer: info.Dialer, Since: l.since, Preferred: rt.best() == l}
 }
 
 // Routes returns the known peers, ordered by name and ID. The result is the caller's.

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/Blockchain-CN/pheromones/transport"
 )
 
 // Kind says what an [Event] tells of.
@@ -18,18 +20,22 @@ const (
 	LinkDown     Kind = "link down"
 	// LinkPreferred means that of several links with a peer one was agreed on, which new exchanges take from now on.
 	LinkPreferred Kind = "link preferred"
+	// PathChanged means that the path of a link has changed: see From, To and Reason.
+	PathChanged Kind = "path changed"
 	// NetworkChanged means that this machine has slept, or that the addresses of its interfaces have changed.
 	NetworkChanged Kind = "network changed"
 )
 
 // Event is a change of the table or of a link.
 type Event struct {
-	Kind   Kind      `json:"kind"`
-	Time   time.Time `json:"time"`
-	Route  Route     `json:"route"`  // as it is after the change; as it was, if it was removed; zero if it is about none
-	Link   Link      `json:"link"`   // that it tells of; zero if it is not about a link
-	Reason string    `json:"reason"` // why, for people
-	Missed int       `json:"missed"` // how many events before this one were dropped because the watcher was slow
+	Kind   Kind           `json:"kind"`
+	Time   time.Time      `json:"time"`
+	Route  Route          `json:"route"`         // as it is after the change; as it was, if it was removed; zero if it is about none
+	Link   Link           `json:"link"`          // that it tells of; zero if it is not about a link
+	From   transport.Addr `json:"from,omitzero"` // of PathChanged: the peer's end before
+	To     transport.Addr `json:"to,omitzero"`   // and after
+	Reason string         `json:"reason"`        // why, for people
+	Missed int            `json:"missed"`        // how many events before this one were dropped because the watcher was slow
 }
 
 // Watcher gets the events of a [Router] from the moment [Router.Watch] made it.
