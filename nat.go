@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones/nat/punch"
 	"github.com/Blockchain-CN/pheromones/nat/stun"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -25,6 +26,11 @@ type outside struct {
 	listener packetListener
 	local    netip.AddrPort
 	prober   *stun.Prober
+
+	mu      sync.Mutex
+	servers []netip.AddrPort // whom we asked, the latest first
+	seen    []netip.AddrPort // how they see the port, the latest first
+	punches map[punch.Session]*punching
 }
 
 // newResponder returns what answers STUN at the node's ports.
@@ -42,7 +48,7 @@ func (n *Node) servePackets(l transport.Listener) (stop func()) {
 	if err != nil {
 		return func() {}
 	}
-	o := &outside{pl, local, stun.NewProber(pl, nil)}
+	o := &outside{listener: pl, local: local, prober: stun.NewProber(pl, nil), punches: make(map[punch.Session]*punching)}
 	n.outside = append(n.outside, o)
 	ctx, cancel := context.WithCancel(n.ctx)
 	var loop sync.WaitGroup
@@ -63,6 +69,10 @@ func (n *Node) readPackets(ctx context.Context, o *outside) {
 		size, from, err := o.listener.ReadPacket(ctx, b)
 		if err != nil {
 			return
+		}
+		if session, ok := punch.SessionOf(b[:size]); ok {
+			o.punched(session, from, b[:size])
+			continue
 		}
 		if o.prober.Receive(b[:size], from) {
 			continue

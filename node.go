@@ -104,9 +104,10 @@ type Node struct {
 	once     sync.Once // of what ends with closed
 	bound    []transport.Listener
 	services map[string]*serviceListener
-	outside  []*outside    // ports whose packets are read
-	active   int           // messages and conversations being answered
-	idle     chan struct{} // closed when closing and active is 0
+	outside  []*outside                  // ports whose packets are read
+	punched  map[transport.Conn]struct{} // links whose path the peer looks after
+	active   int                         // messages and conversations being answered
+	idle     chan struct{}               // closed when closing and active is 0
 }
 
 // New returns a node that does not listen yet. It fails if cfg cannot be: no transports, two of one scheme or of different
@@ -114,7 +115,7 @@ type Node struct {
 func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, closed: make(chan struct{}), idle: make(chan struct{}),
-		services: make(map[string]*serviceListener), stun: newResponder(cfg),
+		services: make(map[string]*serviceListener), punched: make(map[transport.Conn]struct{}), stun: newResponder(cfg),
 		protocol: protocol.Config{Name: cfg.Name, Limit: cfg.Limit, Logger: cfg.Logger},
 	}
 	if n.log == nil {
@@ -142,7 +143,7 @@ func New(cfg Config) (*Node, error) {
 		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, IdleTimeout: cfg.IdleTimeout, MaxLinks: cfg.MaxLinks,
 		Handler:        protocol.HandlerFunc(n.answer),
 		Incarnation:    n.protocol.Replies.Incarnation(),
-		NetworkChanged: n.networkChanged, Logger: cfg.Logger,
+		NetworkChanged: n.networkChanged, Attached: n.attached, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pheromones: %w", err)

@@ -176,7 +176,7 @@ func throughWhom(addr transport.Addr) (identity.ID, error) {
 }
 
 // circuitGrace is how long a connection is left alone after its circuit has ended: for its last packets, and to move elsewhere.
-const circuitGrace = time.Second
+const circuitGrace = 3 * time.Second
 
 // dialTunnel dials a peer through a relay by QUIC within a circuit of packets.
 func (n *Node) dialTunnel(ctx context.Context, tunnels transport.Tunneler, through, peer identity.ID) (transport.Conn, error) {
@@ -226,6 +226,39 @@ func (n *Node) dialTunnel(ctx context.Context, tunnels transport.Tunneler, throu
 	got <- c
 	context.AfterFunc(c.Context(), func() { circuit.Close() })
 	return c, nil
+}
+
+// detour makes a tunnel of l's port through the relay of addr to its peer, which need not have answered when it returns. end ends it.
+func (n *Node) detour(ctx context.Context, addr transport.Addr, l transport.Tunneler) (t transport.Tunnel, end func(), err error) {
+	through, err := throughWhom(addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !n.begin() {
+		return nil, nil, ErrClosed
+	}
+	handed := false
+	defer func() {
+		if !handed {
+			n.running.Done()
+		}
+	}()
+	circuit, err := n.relay.Connect(ctx, through, addr.Peer, relay.Packets)
+	if err != nil {
+		return nil, nil, err
+	}
+	tunnel, err := l.NewTunnel(circuit.Addr(), circuit.Send)
+	if err != nil {
+		circuit.Close()
+		return nil, nil, err
+	}
+	handed = true
+	go func() {
+		defer n.running.Done()
+		defer tunnel.Close()
+		circuit.Run(tunnel.Deliver)
+	}()
+	return tunnel, func() { circuit.Close(); tunnel.Close() }, nil
 }
 
 // circuitEnded closes a connection whose circuit has ended, unless it moves away from label within a moment.

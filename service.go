@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/punch"
 	"github.com/Blockchain-CN/pheromones/nat/relay"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/router"
@@ -40,6 +41,10 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 	}
 	if service == relay.Service {
 		n.relay.Serve(ctx, c, s)
+		return
+	}
+	if service == punch.Service {
+		n.servePunch(ctx, c, s)
 		return
 	}
 	if service == protocol.MessageService {
@@ -116,7 +121,7 @@ func (n *Node) Listen(service string) (net.Listener, error) {
 	switch {
 	case n.closing:
 		return nil, ErrClosed
-	case service == protocol.MessageService || service == router.LinkService || service == relay.Service || n.services[service] != nil:
+	case service == protocol.MessageService || service == router.LinkService || service == relay.Service || service == punch.Service || n.services[service] != nil:
 		return nil, fmt.Errorf("%w: %q", ErrServiceInUse, service)
 	}
 	l := &serviceListener{n: n, addr: ServiceAddr{n.ID(), service}, conns: make(chan net.Conn, serviceBacklog), closed: make(chan struct{})}

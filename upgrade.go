@@ -12,23 +12,15 @@ import (
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/nat/punch"
+	"github.com/Blockchain-CN/pheromones/nat/relay"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
-
-// relayScheme is the scheme of addresses that lead through a relay.
-const relayScheme = "relay"
 
 // migrating is a connection whose path can change.
 type migrating interface {
 	transport.Conn
 	transport.Migrator
-}
-
-// detourer is the transport of addresses that lead through a relay.
-type detourer interface {
-	// Tunnel makes a tunnel of l's port to the peer of addr, through the relay of addr. It does not wait for the peer.
-	Tunnel(ctx context.Context, addr transport.Addr, l transport.Tunneler) (transport.Tunnel, error)
 }
 
 const (
@@ -42,6 +34,8 @@ const (
 	migrateTimeout = time.Second
 	// followTimeout bounds how long the peer may take to follow.
 	followTimeout = 2 * time.Second
+	// spareEvery is how often the spare lane is tried, which also keeps the relay from closing it.
+	spareEvery = 20 * time.Second
 	// retryFirst and retryMax are the pauses between attempts at a direct path.
 	retryFirst = 2 * time.Second
 	retryMax   = time.Minute
@@ -57,11 +51,17 @@ type upgrade struct {
 	inbox chan punch.Message // what the peer says; closed by the reader at the stream's end
 	rest  []byte             // of a message that could not be written whole
 
-	label    transport.Addr   // the relay last used
-	tunnel   transport.Tunnel // ours through it; nil if it is the one that the link began with
+	first    transport.Addr   // where the link began
+	cur      lane             // that packets take
+	spare    lane             // on standby; the zero lane: none
+	probed   time.Time        // when something about the spare was last tried
+	shown    transport.Addr   // the path that watchers know
+	why      string           // why it is no longer that
+	flips    int              // since something was last heard
 	punching *punching        // under way; nil: none
 	offered  []netip.AddrPort // what the peer was told of our addresses for it
 	retry    time.Time        // when the next attempt is due while the link is relayed
+	giveUpAt time.Time        // when the one under way is over
 	failures int
 
 	sent, received uint64
@@ -70,6 +70,31 @@ type upgrade struct {
 	asked          time.Time     // when the peer was asked for a sign of life after that; zero: it was not
 	rtt            time.Duration // of the last such question
 }
+
+// lane is a path of a link.
+type lane struct {
+	addr   transport.Addr   // as Info shows it
+	tunnel transport.Tunnel // that we have made; nil if it is direct, or if the link began there
+	end    func()           // ends the tunnel
+}
+
+// close ends a lane that is not used any more.
+func (l lane) close() {
+	if l.tunnel != nil {
+		l.end()
+	}
+}
+
+// kept returns the lane as it is once it has been left: that where the link began cannot be kept on standby.
+func (l lane) kept() lane {
+	if l.relayed() && l.tunnel == nil {
+		return lane{}
+	}
+	return l
+}
+
+// relayed reports whether the lane leads through a relay.
+func (l lane) relayed() bool { return l.addr.Scheme == relay.Scheme }
 
 // attached is called when a link has come up.
 func (n *Node) attached(ctx context.Context, c transport.Conn) {
@@ -81,14 +106,14 @@ func (n *Node) attached(ctx context.Context, c transport.Conn) {
 	o := n.portOf(info.LocalAddr)
 	switch {
 	case o == nil:
-	case info.RemoteAddr.Scheme != relayScheme:
+	case info.RemoteAddr.Scheme != relay.Scheme:
 		// Whoever can be dialled tells us how it sees us, so that we know when we want a direct path to somebody else.
 		o.ask(ctx, m.Path())
 	case n.cfg.Path == PathRelayAllowed:
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(c.Context(), cancel)()
-		u := &upgrade{n: n, c: m, o: o, label: info.RemoteAddr, inbox: make(chan punch.Message, 8)}
+		u := &upgrade{n: n, c: m, o: o, first: info.RemoteAddr, cur: lane{addr: info.RemoteAddr}, shown: info.RemoteAddr, inbox: make(chan punch.Message, 8)}
 		if err := u.run(ctx); err != nil && ctx.Err() == nil {
 			n.log.Debug("pheromones: a link stays on its path", "peer", info.RemotePeer, "path", c.Info().RemoteAddr, "err", err)
 		}
@@ -108,9 +133,8 @@ func (u *upgrade) run(ctx context.Context) error {
 	defer func() {
 		s.Reset(transport.CodeClosed)
 		u.giveUp()
-		if u.tunnel != nil {
-			u.tunnel.Close()
-		}
+		u.cur.close()
+		u.spare.close()
 	}()
 	running.Go(func() {
 		defer close(u.inbox)
@@ -184,7 +208,8 @@ func (u *upgrade) offer(ctx context.Context) {
 	rand.Read(cfg.Session[:])
 	cfg.Session[0] |= 0x80
 	u.failures++
-	u.retry = time.Now().Add(punch.Lifetime + min(retryFirst<<min(u.failures, 8), retryMax))
+	u.giveUpAt = time.Now().Add(punch.Lifetime)
+	u.retry = u.giveUpAt.Add(min(retryFirst<<min(u.failures, 8), retryMax))
 	if u.punching = u.o.punch(ctx, cfg); u.punching == nil {
 		return
 	}
@@ -205,47 +230,110 @@ func (u *upgrade) hear(m punch.Message) {
 	switch {
 	case m.Type == punch.Answer && u.punching != nil && m.Session == u.punching.session:
 		u.punching.add(m.Addrs)
-	case m.Type == punch.Follows && !u.asked.IsZero():
+	case m.Type == punch.Follows && !u.asked.IsZero() && u.flips == 0:
 		u.rtt = time.Since(u.asked)
 	}
 }
 
 // direct moves the link to an address of the peer's that works, and reports whether the peer has followed.
 func (u *upgrade) direct(ctx context.Context, to netip.AddrPort) bool {
-	from := u.c.Info().RemoteAddr
 	ctx2, cancel := context.WithTimeout(ctx, migrateTimeout)
 	err := u.c.Migrate(ctx2, to)
 	cancel()
-	if err == nil {
-		err = u.await(ctx, to)
-	}
 	if err != nil {
-		u.n.log.Debug("pheromones: a direct path does not carry", "peer", u.c.Info().RemotePeer, "path", to, "err", err)
-		if u.c.Path().IsValid() {
-			u.fallBack(ctx, "the peer did not follow to the direct path")
-		}
+		u.n.log.Debug("pheromones: a direct path does not carry", "peer", u.cur.addr.Peer, "path", to, "err", err)
+		return false
+	}
+	u.moved(lane{addr: u.c.Info().RemoteAddr}, "a direct path was found")
+	if err := u.await(ctx, to); err != nil {
+		u.n.log.Debug("pheromones: the peer does not follow to a direct path", "peer", u.cur.addr.Peer, "path", to, "err", err)
+		u.flip("the peer did not follow to the direct path")
 		return false
 	}
 	u.failures = 0
-	u.n.router.PathChanged(u.c, from, "a direct path was found")
-	if u.tunnel != nil {
-		u.tunnel.Close()
-		u.tunnel = nil
-	}
+	u.tell()
+	u.keepSpare(ctx)
 	return true
+}
+
+// moved notes that the link has moved to another lane by Migrate or MigrateTunnel. The one left is on standby, unless the link began there.
+func (u *upgrade) moved(to lane, why string) {
+	u.spare.close()
+	u.spare = u.cur.kept()
+	u.cur, u.why, u.probed = to, why, time.Now()
+}
+
+// flip moves the link to the spare lane at once, and reports whether there was one.
+func (u *upgrade) flip(why string) bool {
+	if err := u.c.Flip(); err != nil {
+		return false
+	}
+	u.cur, u.spare, u.why = u.spare, u.cur.kept(), why
+	u.flips++
+	u.sayMoved()
+	return true
+}
+
+// tell tells watchers of the path that carries now, if it is another than before.
+func (u *upgrade) tell() {
+	now := u.c.Info().RemoteAddr
+	if now == u.shown {
+		return
+	}
+	u.n.router.PathChanged(u.c, u.shown, u.why)
+	u.shown = now
+}
+
+// keepSpare sees to it that there is a lane through a relay on standby, as far as there are relays.
+func (u *upgrade) keepSpare(ctx context.Context) {
+	u.probed = time.Now()
+	if u.spare.tunnel != nil {
+		ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+		defer cancel()
+		if u.c.Standby(ctx, u.spare.tunnel) != nil {
+			u.spare.close()
+			u.spare = lane{}
+		}
+		return
+	}
+	for _, a := range u.relays() {
+		if a == u.cur.addr {
+			continue
+		}
+		if spare, ok := u.detour(ctx, a, u.c.Standby); ok {
+			u.spare = spare
+			return
+		}
+	}
+}
+
+// relays returns the addresses of the peer that lead through relays, that which the link began with first.
+func (u *upgrade) relays() []transport.Addr {
+	list := []transport.Addr{u.first}
+	for _, a := range u.n.router.Addresses(u.first.Peer) {
+		if a.Scheme == relay.Scheme && a != u.first {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// sayMoved tells the peer where packets go now.
+func (u *upgrade) sayMoved() {
+	m := punch.Message{Type: punch.Moved}
+	if at := u.c.Path(); at.IsValid() {
+		m.Addrs = []netip.AddrPort{at}
+	}
+	u.say(m)
 }
 
 // await tells the peer that the link has moved, until it has followed.
 func (u *upgrade) await(ctx context.Context, to netip.AddrPort) error {
-	m := punch.Message{Type: punch.Moved}
-	if to.IsValid() {
-		m.Addrs = []netip.AddrPort{to}
-	}
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	u.say(m)
+	u.sayMoved()
 	for n := 1; ; {
 		select {
 		case answer, ok := <-u.inbox:
@@ -259,7 +347,7 @@ func (u *upgrade) await(ctx context.Context, to netip.AddrPort) error {
 			u.hear(answer)
 		case <-again.C:
 			if n++; n < 10 || n%5 == 0 {
-				u.say(m)
+				u.sayMoved()
 			}
 		case <-ctx.Done():
 			return fmt.Errorf("it did not follow within %v: %w", followTimeout, os.ErrDeadlineExceeded)
@@ -276,6 +364,14 @@ func (u *upgrade) tick(ctx context.Context, running *sync.WaitGroup) {
 	sent, received := u.c.Packets()
 	if received != u.received {
 		u.heard, u.unanswered, u.asked = now, time.Time{}, time.Time{}
+		if u.flips > 0 {
+			u.flips = 0
+			u.tell()
+			if u.cur.relayed() {
+				u.offer(ctx)
+				running.Go(func() { u.o.ask(ctx) })
+			}
+		}
 	} else if sent != u.sent && u.unanswered.IsZero() {
 		u.unanswered = now
 	}
@@ -285,22 +381,21 @@ func (u *upgrade) tick(ctx context.Context, running *sync.WaitGroup) {
 	case u.asked.IsZero() && expecting && now.Sub(u.heard) >= suspect:
 		u.asked = now
 		u.say(punch.Message{Type: punch.Ping})
+		return
 	case !u.asked.IsZero() && now.Sub(u.asked) >= max(patience, 3*u.rtt):
-		if now.Sub(u.heard) >= deadAfter {
-			u.c.CloseWithError(transport.CodeTimeout, "nothing was heard on any path")
-			return
-		}
-		if u.fallBack(ctx, "the path fell silent") {
-			running.Go(func() { u.o.ask(ctx) })
-		}
+		u.silent(ctx)
+		return
+	case !u.asked.IsZero():
 		return
 	}
 	switch {
-	case u.c.Path().IsValid():
+	case now.Sub(u.probed) >= spareEvery && (u.spare.tunnel != nil || !u.cur.relayed() || len(u.relays()) > 1):
+		u.keepSpare(ctx)
+	case !u.cur.relayed():
 	case u.punching == nil && now.After(u.retry):
 		u.offer(ctx)
 		running.Go(func() { u.o.ask(ctx) })
-	case u.punching != nil && now.After(u.retry.Add(-min(retryFirst<<min(u.failures, 8), retryMax))):
+	case u.punching != nil && now.After(u.giveUpAt):
 		u.giveUp()
 	case u.punching != nil:
 		if list := u.o.candidates(); !slices.Equal(list, u.offered) {
@@ -310,64 +405,46 @@ func (u *upgrade) tick(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
-// fallBack moves the link to a relay: the one last used or, if that was just in use, another that the peer can be reached through. It reports whether it has.
-func (u *upgrade) fallBack(ctx context.Context, why string) bool {
-	detours := u.n.detourer()
-	l, ok := u.o.listener.(transport.Tunneler)
-	if detours == nil || !ok {
-		return false
+// silent does what can be done when the path carries nothing.
+func (u *upgrade) silent(ctx context.Context) {
+	why := "the direct path fell silent"
+	if u.cur.relayed() {
+		why = "the relay fell silent"
 	}
-	from := u.c.Info().RemoteAddr
-	via := []transport.Addr{u.label}
-	for _, a := range u.n.router.Addresses(from.Peer) {
-		if a.Scheme == relayScheme && a != u.label {
-			via = append(via, a)
+	if time.Since(u.heard) >= deadAfter {
+		u.c.CloseWithError(transport.CodeTimeout, "nothing was heard on any path")
+		return
+	}
+	u.asked = time.Now()
+	if u.flips < 2 && u.flip(why) {
+		return
+	}
+	u.flips = 1 // after this, the spare gets another chance
+	for _, a := range u.relays() {
+		if to, ok := u.detour(ctx, a, u.c.MigrateTunnel); ok {
+			u.moved(to, why)
+			break
 		}
 	}
-	if from.Scheme == relayScheme && len(via) > 1 {
-		via = append(via[1:], via[0])
-	}
-	for _, a := range via {
-		tunnel, err := u.detour(ctx, detours, l, a)
-		if err != nil {
-			u.n.log.Debug("pheromones: a relay does not carry", "path", a, "err", err)
-			if _, received := u.c.Packets(); received != u.received {
-				return false // the path was alive after all
-			}
-			continue
-		}
-		if u.tunnel != nil {
-			u.tunnel.Close()
-		}
-		u.tunnel, u.label = tunnel, a
-		u.await(ctx, netip.AddrPort{}) // if it does not follow soon, that shows as silence
-		u.n.router.PathChanged(u.c, from, why)
-		u.offer(ctx)
-		return true
-	}
-	return false
+	u.asked = time.Now()
+	u.sayMoved()
 }
 
-func (u *upgrade) detour(ctx context.Context, d detourer, l transport.Tunneler, a transport.Addr) (transport.Tunnel, error) {
+// detour makes a tunnel through a relay and does something with it, and reports whether that was done.
+func (u *upgrade) detour(ctx context.Context, a transport.Addr, do func(context.Context, transport.Tunnel) error) (lane, bool) {
+	l, ok := u.o.listener.(transport.Tunneler)
+	if !ok {
+		return lane{}, false
+	}
 	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
 	defer cancel()
-	tunnel, err := d.Tunnel(ctx, a, l)
-	if err != nil {
-		return nil, err
-	}
-	if err := u.c.MigrateTunnel(ctx, tunnel); err != nil {
-		tunnel.Close()
-		return nil, err
-	}
-	return tunnel, nil
-}
-
-// detourer returns the transport through relays, or nil if there is none.
-func (n *Node) detourer() detourer {
-	for _, t := range n.cfg.Transports {
-		if d, ok := t.(detourer); ok && t.Traits().Scheme == relayScheme {
-			return d
+	tunnel, end, err := u.n.detour(ctx, a, l)
+	if err == nil {
+		if err = do(ctx, tunnel); err == nil {
+			return lane{a, tunnel, end}, true
 		}
+		end()
 	}
-	return nil
+	u.n.log.Debug("pheromones: a relay does not carry", "path", a, "err", err)
+	return lane{}, false
 }

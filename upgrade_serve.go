@@ -3,6 +3,8 @@ package pheromones
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/nat/punch"
@@ -13,6 +15,8 @@ const (
 	// maxOffers bounds the attempts at a direct path that a peer may begin on one link in a row; after that, one is allowed in every offerPause.
 	maxOffers  = 8
 	offerPause = time.Second
+	// deaf is how long nothing has been heard on a link on which something should be when the other links are asked for a sign of life.
+	deaf = 500 * time.Millisecond
 	// tellTimeout bounds writing an answer.
 	tellTimeout = 10 * time.Second
 )
@@ -48,12 +52,24 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 	// The stream ends with the connection, and with ctx.
 	defer context.AfterFunc(ctx, func() { s.Reset(transport.CodeClosed) })()
 
+	var writing sync.Mutex
+	say := func(m punch.Message) error {
+		writing.Lock()
+		defer writing.Unlock()
+		s.SetWriteDeadline(time.Now().Add(tellTimeout))
+		_, err := s.Write(m.Append(nil))
+		return err
+	}
 	var attempt *punching
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	defer func() {
 		if attempt != nil {
 			attempt.end()
 		}
+		cancel()
 	}()
+	asking.Go(func() { n.watchServed(ctx, m) })
 	path := info.RemoteAddr
 	allowed, last := maxOffers, time.Now()
 	for {
@@ -80,6 +96,12 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 				Key: msg.Key, Session: msg.Session, Controlled: true, Remote: punch.Usable(msg.Addrs, o.local.Addr()),
 			})
 			answer = punch.Message{Type: punch.Answer, Session: msg.Session, Addrs: o.candidates()}
+			asking.Go(func() {
+				o.ask(ctx)
+				if now := o.candidates(); !slices.Equal(now, answer.Addrs) {
+					say(punch.Message{Type: punch.Answer, Session: msg.Session, Addrs: now}) // if it fails, so does reading
+				}
+			})
 		case msg.Type == punch.Moved || msg.Type == punch.Ping:
 			answer = punch.Message{Type: punch.Follows}
 			if at := m.Path(); at.IsValid() {
@@ -96,9 +118,43 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 			n.router.PathChanged(c, path, why)
 			path = now
 		}
-		s.SetWriteDeadline(time.Now().Add(tellTimeout))
-		if _, err := s.Write(answer.Append(nil)); err != nil {
+		if say(answer) != nil {
 			return
+		}
+	}
+}
+
+// watchServed looks whether a link that the peer moves is alive. If it is silent this node may have got another address, which those it has links with, relays above all, learn from its
+// packets; the peer then gets through by them.
+func (n *Node) watchServed(ctx context.Context, c migrating) {
+	var sent, received uint64
+	heard, unanswered, poked := time.Now(), time.Time{}, time.Time{}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		now := time.Now()
+		busy := n.router.Busy(c)
+		s, r := c.Packets()
+		switch {
+		case r != received:
+			heard, unanswered = now, time.Time{}
+		case s != sent && unanswered.IsZero():
+			unanswered = now
+		}
+		sent, received = s, r
+		if silence := now.Sub(heard); silence >= deaf && now.Sub(poked) >= deaf && (busy || !unanswered.IsZero() && now.Sub(unanswered) >= deaf) && silence < deadAfter {
+			poked = now
+			n.router.Poke()
+		}
+		if busy || !unanswered.IsZero() {
+			timer.Reset(deaf / 4)
+		} else {
+			timer.Reset(deaf)
 		}
 	}
 }

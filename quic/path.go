@@ -42,17 +42,20 @@ type route struct {
 	label   atomic.Pointer[transport.Addr] // the accepting side: the label of the tunnel last seen
 
 	moving chan struct{} // holds a token while a migration is under way
-	sides  [2]*side      // belongs to whoever holds the token; by turns, the one in use and the one to move to
-	path   *quicgo.Path  // the same: the path in use; nil while it is the one dialled
-	active int           // the same: the index of the side in use
+
+	// The rest belongs to whoever holds the token.
+	sides   [3]*side // made as they are needed
+	active  int      // the one in use, plus 1; 0: the path dialled
+	standby int      // the one that is kept to move to at once, plus 1; 0: none
 }
 
 // side is a second quic-go transport on a connection's socket, which sends only: to another path. What comes by that path comes to the socket's own
-// transport, as all connection IDs are known there. A connection needs two of them, as a transport stands for one path at a time, and they last as long
+// transport, as all connection IDs are known there. A connection needs three of them, one in use, one on standby and one to try, as a transport stands for one path at a time; they last as long
 // as the connection: quic-go ends the connections of a transport that is closed.
 type side struct {
 	quic *quicgo.Transport
 	to   atomic.Pointer[way] // where it sends to
+	path *quicgo.Path        // belongs to whoever holds route.moving
 }
 
 // Path implements [transport.Migrator]: it returns the address to which packets of the connection go at present; the zero AddrPort if they go by a tunnel. A side whose peer migrates
@@ -100,12 +103,12 @@ func (c *Conn) Packets() (sent, received uint64) {
 func (c *Conn) RTT() time.Duration { return c.quic.ConnectionStats().SmoothedRTT }
 
 // Migrate implements [transport.Migrator]. It moves the connection, with all of its streams, to the peer's address to, which must be of the socket's family. It returns when the peer has answered from there and
-// this side sends there, and the path left is closed; the peer follows with the first packets that come. What is under way on the path left is not lost:
+// this side sends there; the path left, unless it is the one dialled, is kept on standby. The peer follows with the first packets that come. What is under way on the path left is not lost:
 // it is sent again. The peer must let our packets in there: see package nat/punch. Only the side that dialled can migrate, on the other the error wraps
 // [errors.ErrUnsupported]. Any error, that of ctx included, means that the connection stays where it was. It takes at most Config.HandshakeTimeout. Concurrent calls wait for each other.
 func (c *Conn) Migrate(ctx context.Context, to netip.AddrPort) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	err := c.migrate(ctx, way{addr: to})
+	err := c.migrate(ctx, way{addr: to}, c.switchTo)
 	if err != nil {
 		return &transport.OpError{Op: "migrate", Addr: transport.Addr{Scheme: scheme, HostPort: to.String(), Peer: c.peer}, Err: err}
 	}
@@ -115,11 +118,16 @@ func (c *Conn) Migrate(ctx context.Context, to netip.AddrPort) error {
 // MigrateTunnel implements [transport.Migrator]. It moves the connection to a tunnel as [Conn.Migrate] does to an address. The tunnel must be one of
 // the port that the connection was dialled from, made by [Listener.NewTunnel].
 func (c *Conn) MigrateTunnel(ctx context.Context, tunnel transport.Tunnel) error {
+	return c.byTunnel(ctx, tunnel, c.switchTo)
+}
+
+// byTunnel does something with a tunnel as way.
+func (c *Conn) byTunnel(ctx context.Context, tunnel transport.Tunnel, do func(context.Context, way) error) error {
 	tn, ok := tunnel.(*Tunnel)
 	if !ok {
 		return &transport.OpError{Op: "migrate", Addr: c.Info().RemoteAddr, Err: fmt.Errorf("the tunnel is a %T, not one of package quic", tunnel)}
 	}
-	err := c.migrate(ctx, way{tunnel: tn})
+	err := c.migrate(ctx, way{tunnel: tn}, do)
 	if err != nil {
 		label := tn.label
 		label.Peer = c.peer
@@ -128,7 +136,8 @@ func (c *Conn) MigrateTunnel(ctx context.Context, tunnel transport.Tunnel) error
 	return nil
 }
 
-func (c *Conn) migrate(ctx context.Context, to way) error {
+// migrate does something about another path while nobody else does.
+func (c *Conn) migrate(ctx context.Context, to way, do func(context.Context, way) error) error {
 	switch {
 	case !c.dialer:
 		return fmt.Errorf("only the side that dialled a QUIC connection can move it: %w", errors.ErrUnsupported)
@@ -151,38 +160,110 @@ func (c *Conn) migrate(ctx context.Context, to way) error {
 	if ctx.Err() != nil {
 		return c.migrateEnded(ctx)
 	}
+	return do(ctx, to)
+}
+
+// switchTo moves the connection to a path that it opens.
+func (c *Conn) switchTo(ctx context.Context, to way) error {
 	r := &c.route
-	next := 1 - r.active
-	if r.sides[next] == nil {
-		r.sides[next] = newSide(c.socket.conn)
+	next, err := c.probe(ctx, to)
+	if err == nil {
+		err = r.sides[next-1].path.Switch()
 	}
-	sd := r.sides[next]
-	sd.to.Store(&to)
-	path, err := c.quic.AddPath(sd.quic)
 	if err != nil {
 		return err
 	}
-	if err = path.Probe(ctx); err == nil {
-		err = path.Switch()
-	}
-	if err != nil {
-		path.Close()
-		if ctx.Err() != nil {
-			return c.migrateEnded(ctx)
-		}
-		return err
-	}
-	if r.path != nil {
-		r.path.Close()
-	}
-	r.path, r.active = path, next
-	r.dialled.Store(&to)
-	// quic-go switches when its loop runs next. Closing a path, here one that is nowhere used, makes it run.
-	if wake, err := c.quic.AddPath(sd.quic); err == nil {
-		wake.Close()
-	}
+	r.drop(r.standby)
+	r.standby = r.active
+	c.moved(next)
 	return nil
 }
+
+// probe opens a path over a free side and returns its place when the peer has answered.
+func (c *Conn) probe(ctx context.Context, to way) (place int, err error) {
+	r := &c.route
+	for place = 1; place == r.active || place == r.standby; {
+		place++
+	}
+	sd := r.sides[place-1]
+	if sd == nil {
+		sd = newSide(c.socket.conn)
+		r.sides[place-1] = sd
+	}
+	sd.to.Store(&to)
+	if sd.path, err = c.quic.AddPath(sd.quic); err != nil {
+		return 0, err
+	}
+	if err = sd.path.Probe(ctx); err != nil {
+		sd.path.Close()
+		if ctx.Err() != nil {
+			err = c.migrateEnded(ctx)
+		}
+		return 0, err
+	}
+	return place, nil
+}
+
+// drop closes a path that is not in use.
+func (r *route) drop(place int) {
+	if place > 0 {
+		r.sides[place-1].path.Close()
+	}
+}
+
+// moved notes that a side is in use from now on.
+func (c *Conn) moved(place int) {
+	r := &c.route
+	r.active = place
+	r.dialled.Store(r.sides[place-1].to.Load())
+	// quic-go switches when its loop runs next. Closing a path, here one that is nowhere used, makes it run.
+	if wake, err := c.quic.AddPath(r.sides[place-1].quic); err == nil {
+		wake.Close()
+	}
+}
+
+// Standby implements [transport.Migrator]. It opens a path by the tunnel beside the one in use, and returns when the peer has answered by it; errors are those of [Conn.MigrateTunnel]. [Conn.Flip] then moves the connection there
+// at once, which Migrate cannot on a path that is dead: there QUIC holds back whatever is not a repetition.
+func (c *Conn) Standby(ctx context.Context, tunnel transport.Tunnel) error {
+	return c.byTunnel(ctx, tunnel, func(ctx context.Context, to way) error {
+		place, err := c.probe(ctx, to)
+		if err == nil {
+			c.route.drop(c.route.standby)
+			c.route.standby = place
+		}
+		return err
+	})
+}
+
+// Flip implements [transport.Migrator]. It moves the connection to the path on standby without asking, and keeps the one left on standby unless it is the one dialled. It fails if there is no path on standby, or while the connection
+// is being moved otherwise.
+func (c *Conn) Flip() error {
+	r := &c.route
+	select {
+	case r.moving <- struct{}{}:
+		defer func() { <-r.moving }()
+	default:
+		return errMoving
+	}
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	if r.standby == 0 {
+		return errNoStandby
+	}
+	if err := r.sides[r.standby-1].path.Switch(); err != nil {
+		return err
+	}
+	left := r.active
+	c.moved(r.standby)
+	r.standby = left
+	return nil
+}
+
+var (
+	errMoving    = errors.New("quic: the connection is being moved")
+	errNoStandby = errors.New("quic: the connection has no path on standby")
+)
 
 // migrateEnded says why a migration was given up whose context has ended.
 func (c *Conn) migrateEnded(ctx context.Context) error {

@@ -540,3 +540,80 @@ func TestInlet(t *testing.T) {
 		t.Error("the deadline that quic-go sets does not hold")
 	}
 }
+
+// TestFlip cuts the path in use while it is full, which Migrate does not get away from, and back, and both.
+func TestFlip(t *testing.T) {
+	const size = 16 << 20
+	r := newRelayed(t, 0, nil)
+	if err := r.client.Flip(); err == nil {
+		t.Error("a connection without standby flips")
+	}
+	if err := r.server.Standby(newContext(t), r.tunnels[1]); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Standby of the accepting side: %v", err)
+	}
+	// What is sent to the direct path goes by a third party that can be silenced.
+	nat, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cut atomic.Bool
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer nat.Close()
+	wg.Go(func() {
+		b := make([]byte, 2048)
+		for {
+			n, from, err := nat.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			to := r.direct(0)
+			if from == to {
+				to = r.direct(1)
+			}
+			if !cut.Load() {
+				nat.WriteToUDPAddrPort(b[:n], to)
+			}
+		}
+	})
+	flow(t, r.client, r.server, size, func(got *atomic.Int64) {
+		more := func() {
+			now := got.Load()
+			waitFor(t, "more bytes", func() bool { return got.Load() > min(now+100_000, 2*size-1) })
+		}
+		steps := func() error {
+			return errors.Join(r.client.Migrate(newContext(t), addrPort(nat.LocalAddr())), r.client.Standby(newContext(t), r.tunnels[0]))
+		}
+		if err := steps(); err != nil {
+			t.Error(err)
+			return
+		}
+		more()
+		cut.Store(true)
+		for old := int64(-1); old != got.Load(); time.Sleep(20 * time.Millisecond) {
+			old = got.Load() // until all that may be under way is
+		}
+		if err := r.client.Flip(); err != nil {
+			t.Error(err)
+			return
+		}
+		more()
+		if r.client.Path().IsValid() {
+			t.Error("the path is not the tunnel")
+		}
+		cut.Store(false)
+		r.setDead(true)
+		if err := r.client.Flip(); err != nil {
+			t.Error(err)
+			return
+		}
+		more()
+		r.setDead(false)
+		for range 20 {
+			if err := r.client.Flip(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	exchange(t, r.client, r.server)
+}

@@ -65,3 +65,16 @@ func (r *Router) Addresses(id identity.ID) []transport.Addr {
 	}
 	return nil
 }
+
+// Poke asks the peers of all direct links for a sign of life: so NATs on the way, and those who follow packets to where they come from, learn where this node is now. A link on which it does not come ends after a while.
+func (r *Router) Poke() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rt := range r.routes {
+		for _, l := range rt.links {
+			if !r.indirect(l.conn) {
+				l.probe()
+			}
+		}
+	}
+}

@@ -165,6 +165,10 @@ type Migrator interface {
 	Migrate(ctx context.Context, to netip.AddrPort) error
 	// MigrateTunnel moves the connection to a tunnel of the port that it was dialled from, in the same way.
 	MigrateTunnel(ctx context.Context, t Tunnel) error
+	// Standby opens a path by a tunnel beside the one in use, and keeps it there. It returns when the peer has answered by it.
+	Standby(ctx context.Context, t Tunnel) error
+	// Flip moves the connection at once to the path on standby, which is the last one opened by Standby or left by Migrate, MigrateTunnel or Flip. It fails if there is none.
+	Flip() error
 	// Path returns the address to which packets go at present; the zero AddrPort if they go by a tunnel.
 	Path() netip.AddrPort
 	// Packets returns how many packets the connection has sent and received so far. If the former grows for a while and the latter does not, the path is dead.

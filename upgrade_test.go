@@ -1,0 +1,289 @@
+package pheromones_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Blockchain-CN/pheromones"
+	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/relay"
+	"github.com/Blockchain-CN/pheromones/protocol"
+	"github.com/Blockchain-CN/pheromones/quic"
+	"github.com/Blockchain-CN/pheromones/router"
+	"github.com/Blockchain-CN/pheromones/transport"
+)
+
+// natNode is a node on the simulated internet.
+type natNode struct {
+	*pheromones.Node
+	watch *router.Watcher
+}
+
+func newNATNode(t *testing.T, w *internet, addr string, n *nat, cfg pheromones.Config) natNode {
+	t.Helper()
+	key, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := quic.New(key, &quic.Config{ListenPacket: w.host(addr, n)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Handler, cfg.Transports = echo(cfg.Name), []transport.Transport{q}
+	node, err := pheromones.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	if err := node.Start(t.Context(), "quic://"+addr+":4001"); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Joined(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return natNode{node, node.Watch()}
+}
+
+// await returns the next event of a kind.
+func (n natNode) await(t *testing.T, kind router.Kind) router.Event {
+	t.Helper()
+	timeout := time.After(2 * time.Minute)
+	for {
+		select {
+		case e := <-n.watch.C():
+			if e.Kind == kind {
+				return e
+			}
+		case <-timeout:
+			t.Fatalf("%s: no event %q came", n.Name(), kind)
+		}
+	}
+}
+
+// pathOf returns the path of the link with a peer.
+func (n natNode) pathOf(peer natNode) string {
+	for _, r := range n.Routes() {
+		for _, l := range r.Links {
+			if r.ID == peer.ID() && l.Preferred {
+				return l.Addr.Scheme
+			}
+		}
+	}
+	return "none"
+}
+
+// natWorld is four nodes: two behind NATs, and two relays that both have joined.
+type natWorld struct {
+	w          *internet
+	natA, natB *nat
+	relays     [2]natNode
+	a, b       natNode
+}
+
+// settle moves the virtual time to where quic-go's clock is positive.
+func settle() { time.Sleep(40 * 365 * 24 * time.Hour) }
+
+func newNATWorld(t *testing.T, natA, natB [2]dependence, relays int) *natWorld {
+	settle()
+	w := newInternet()
+	x := &natWorld{w: w, natA: w.addNAT("198.51.100.1", natA[0], natA[1]), natB: w.addNAT("198.51.100.2", natB[0], natB[1])}
+	var join []transport.Addr
+	for i := range relays {
+		x.relays[i] = newNATNode(t, w, fmt.Sprintf("203.0.113.%d", i+1), nil, pheromones.Config{Name: fmt.Sprint("relay ", i), Relay: &relay.Config{Rate: -1, PeerRate: -1}})
+		join = append(join, x.relays[i].Addrs()[0])
+	}
+	x.a = newNATNode(t, w, "10.0.1.2", x.natA, pheromones.Config{Name: "a", Join: join})
+	x.b = newNATNode(t, w, "10.0.2.2", x.natB, pheromones.Config{Name: "b", Join: join})
+	time.Sleep(time.Second) // of virtual time: the nodes learn how they look from outside
+	return x
+}
+
+// TestUpgrade measures how soon two nodes behind NATs talk, and how soon directly.
+func TestUpgrade(t *testing.T) {
+	cone, restricted, portRestricted := [2]dependence{}, [2]dependence{0, addressDependent}, [2]dependence{0, addressAndPortDependent}
+	symmetric := [2]dependence{addressAndPortDependent, addressAndPortDependent}
+	for _, tt := range []struct {
+		name       string
+		natA, natB [2]dependence
+		direct     bool
+	}{
+		{"full cone, full cone", cone, cone, true},
+		{"port-restricted, port-restricted", portRestricted, portRestricted, true},
+		{"restricted, port-restricted", restricted, portRestricted, true},
+		{"symmetric, restricted", symmetric, restricted, true},
+		{"restricted, symmetric", restricted, symmetric, true},
+		{"symmetric, full cone", symmetric, cone, true},
+		{"symmetric, symmetric", symmetric, symmetric, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := newNATWorld(t, tt.natA, tt.natB, 1)
+				start := time.Now()
+				m, err := x.a.Dispatch(t.Context(), x.b.ID().String(), protocol.Message{Operation: "echo", Data: []byte("hello")})
+				if err != nil || string(m.Data) != "b: hello" {
+					t.Fatalf("replied %q, %v", m.Data, err)
+				}
+				first := time.Since(start)
+				if !tt.direct {
+					time.Sleep(30 * time.Second)
+					if p := x.a.pathOf(x.b); p != "relay" {
+						t.Errorf("the path is %s, want a relay", p)
+					}
+					return
+				}
+				e := x.a.await(t, router.PathChanged)
+				direct := time.Since(start)
+				t.Logf("first reply after %v, direct after %v: %s", first, direct, e.Reason)
+				if e.From.Scheme != "relay" || e.To.Scheme != "quic" || e.Reason == "" || e.To != e.Link.Addr {
+					t.Errorf("the event is %+v", e)
+				}
+				if f := x.b.await(t, router.PathChanged); f.To.Scheme != "quic" || f.Reason == "" {
+					t.Errorf("the other side's event is %+v", f)
+				}
+				if first > 260*time.Millisecond || direct > 400*time.Millisecond {
+					t.Errorf("first reply after %v, want 260ms; direct after %v, want 400ms", first, direct)
+				}
+				if a, b := x.a.pathOf(x.b), x.b.pathOf(x.a); a != "quic" || b != "quic" {
+					t.Errorf("the paths are %s and %s", a, b)
+				}
+				x.relays[0].Close()
+				began := time.Now()
+				if _, err := x.a.Dispatch(t.Context(), x.b.ID().String(), protocol.Message{Operation: "echo"}); err != nil {
+					t.Error(err)
+				}
+				if d := time.Since(began); d > 3*crossing {
+					t.Errorf("a direct exchange took %v", d)
+				}
+			})
+		})
+	}
+}
+
+// flow sends chunks both ways over one stream, each every 20 ms, for as long as during runs, compares what came with what was sent, and returns the longest silence on either side.
+func (x *natWorld) flow(t *testing.T, during func()) time.Duration {
+	t.Helper()
+	l, err := x.b.Listen("flow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := x.a.Dial(t.Context(), x.b.ID().String(), "flow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	near.Write([]byte{1})
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	io.ReadFull(far, make([]byte, 1))
+	stop := make(chan struct{})
+	var silence atomic.Int64
+	var wg sync.WaitGroup
+	for i, way := range [][2]net.Conn{{near, far}, {far, near}} {
+		sums := make(chan [32]byte, 2)
+		wg.Go(func() {
+			h := sha256.New()
+			src := rand.NewChaCha8([32]byte{byte(i)})
+			chunk := make([]byte, 2000)
+			for {
+				src.Read(chunk)
+				h.Write(chunk)
+				if _, err := way[0].Write(chunk); err != nil {
+					t.Errorf("write: %v", err)
+					break
+				}
+				select {
+				case <-stop:
+					way[0].(transport.Stream).CloseWrite()
+				case <-time.After(20 * time.Millisecond):
+					continue
+				}
+				break
+			}
+			sums <- [32]byte(h.Sum(nil))
+		})
+		wg.Go(func() {
+			h := sha256.New()
+			b := make([]byte, 4096)
+			for last := time.Now(); ; last = time.Now() {
+				n, err := way[1].Read(b)
+				h.Write(b[:n])
+				for d := int64(time.Since(last)); ; {
+					if old := silence.Load(); d <= old || silence.CompareAndSwap(old, d) {
+						break
+					}
+				}
+				if err != nil {
+					if err != io.EOF {
+						t.Errorf("read: %v", err)
+					}
+					break
+				}
+			}
+			sums <- [32]byte(h.Sum(nil))
+			if <-sums != <-sums {
+				t.Error("what came is not what was sent")
+			}
+		})
+	}
+	during()
+	close(stop)
+	wg.Wait()
+	return time.Duration(silence.Load())
+}
+
+// TestUpgradeSurvives: a stream lives through whatever happens to the path, and is never silent for long.
+func TestUpgradeSurvives(t *testing.T) {
+	portRestricted := [2]dependence{independent, addressAndPortDependent}
+	for _, tt := range []struct {
+		name  string
+		fault func(t *testing.T, x *natWorld)
+		plus  time.Duration // how long the fault itself lasts
+	}{
+		{"the relay dies", func(t *testing.T, x *natWorld) { x.relays[0].Close(); x.relays[1].Close() }, 0},
+		{"the NAT of the side that dialled rebinds", func(t *testing.T, x *natWorld) { x.w.rebind(x.natA) }, 0},
+		{"the NAT of the side that accepted rebinds", func(t *testing.T, x *natWorld) { x.w.rebind(x.natB) }, 0},
+		{"both NATs rebind", func(t *testing.T, x *natWorld) { x.w.rebind(x.natA); x.w.rebind(x.natB) }, 0},
+		{"the side that dialled moves", func(t *testing.T, x *natWorld) {
+			x.w.move("10.0.1.2", x.w.addNAT("198.51.100.11", independent, addressAndPortDependent))
+		}, 0},
+		{"the side that accepted moves", func(t *testing.T, x *natWorld) {
+			x.w.move("10.0.2.2", x.w.addNAT("198.51.100.12", independent, addressAndPortDependent))
+		}, 0},
+		{"an interface is down for 3 s", func(t *testing.T, x *natWorld) {
+			x.w.setDown("10.0.2.2", true)
+			time.Sleep(3 * time.Second)
+			x.w.setDown("10.0.2.2", false)
+		}, 3 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := newNATWorld(t, portRestricted, portRestricted, 2)
+				silence := x.flow(t, func() {
+					x.a.await(t, router.PathChanged)
+					time.Sleep(5 * time.Second)
+					tt.fault(t, x)
+					time.Sleep(20 * time.Second)
+					if p := x.a.pathOf(x.b); p != "quic" {
+						t.Errorf("20 s later the path is %s, want the direct one", p)
+					}
+				})
+				t.Logf("the longest silence was %v", silence)
+				if silence > tt.plus+1500*time.Millisecond {
+					t.Errorf("the longest silence was %v, the fault took %v", silence, tt.plus)
+				}
+			})
+		})
+	}
+}
