@@ -200,7 +200,7 @@ func (u *upgrade) say(m punch.Message) {
 	u.rest = u.rest[n:]
 }
 
-// offer begins an attempt at a direct path.
+// offer begins an attempt at a direct path (PA1).
 func (u *upgrade) offer(ctx context.Context) {
 	u.giveUp()
 	cfg := punch.Config{}
@@ -284,7 +284,7 @@ func (u *upgrade) tell() {
 	u.shown = now
 }
 
-// keepSpare sees to it that there is a lane through a relay on standby, as far as there are relays.
+// keepSpare (PA4) sees to it that there is a lane through a relay on standby, as far as there are relays.
 func (u *upgrade) keepSpare(ctx context.Context) {
 	u.probed = time.Now()
 	if u.spare.tunnel != nil {
@@ -327,7 +327,7 @@ func (u *upgrade) sayMoved() {
 	u.say(m)
 }
 
-// await tells the peer that the link has moved, until it has followed.
+// await tells the peer that the link has moved, until it has followed (PA3).
 func (u *upgrade) await(ctx context.Context, to netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
@@ -405,7 +405,7 @@ func (u *upgrade) tick(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
-// silent does what can be done when the path carries nothing.
+// silent does what can be done when the path carries nothing (PA5, PA7).
 func (u *upgrade) silent(ctx context.Context) {
 	why := "the direct path fell silent"
 	if u.cur.relayed() {

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// maxOffers bounds the attempts at a direct path that a peer may begin on one link in a row; after that, one is allowed in every offerPause.
+	// maxOffers bounds the attempts (PA8) at a direct path that a peer may begin on one link in a row; after that, one is allowed in every offerPause.
 	maxOffers  = 8
-	offerPause = time.Second
+	offerPause = 5 * time.Second
 	// deaf is how long nothing has been heard on a link on which something should be when the other links are asked for a sign of life.
 	deaf = 500 * time.Millisecond
 	// tellTimeout bounds writing an answer.
 	tellTimeout = 10 * time.Second
 )
 
-// servePunch answers a peer that looks for a direct path for a link that it has dialled.
+// servePunch answers a peer that looks for a direct path for a link that it has dialled (PA1, PA2).
 func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Stream) {
 	s = n.router.Aside(s)
 	m, ok := c.(migrating)
@@ -124,7 +124,7 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 	}
 }
 
-// watchServed looks whether a link that the peer moves is alive. If it is silent this node may have got another address, which those it has links with, relays above all, learn from its
+// watchServed (PA6) looks whether a link that the peer moves is alive. If it is silent this node may have got another address, which those it has links with, relays above all, learn from its
 // packets; the peer then gets through by them.
 func (n *Node) watchServed(ctx context.Context, c migrating) {
 	var sent, received uint64

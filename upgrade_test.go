@@ -25,6 +25,7 @@ import (
 type natNode struct {
 	*pheromones.Node
 	watch *router.Watcher
+	addr  string
 }
 
 func newNATNode(t *testing.T, w *internet, addr string, n *nat, cfg pheromones.Config) natNode {
@@ -49,7 +50,7 @@ func newNATNode(t *testing.T, w *internet, addr string, n *nat, cfg pheromones.C
 	if err := node.Joined(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return natNode{node, node.Watch()}
+	return natNode{node, node.Watch(), addr}
 }
 
 // await returns the next event of a kind.
@@ -167,8 +168,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// flow sends chunks both ways over one stream, each every 20 ms, for as long as during runs, compares what came with what was sent, and returns the longest silence on either side.
-func (x *natWorld) flow(t *testing.T, during func()) time.Duration {
+// flow sends chunks of the given size both ways over one stream, one every 20 ms, for as long as during runs, compares what came with what was sent, and returns the longest silence on either side.
+func (x *natWorld) flow(t *testing.T, size int, during func()) time.Duration {
 	t.Helper()
 	l, err := x.b.Listen("flow")
 	if err != nil {
@@ -195,7 +196,7 @@ func (x *natWorld) flow(t *testing.T, during func()) time.Duration {
 		wg.Go(func() {
 			h := sha256.New()
 			src := rand.NewChaCha8([32]byte{byte(i)})
-			chunk := make([]byte, 2000)
+			chunk := make([]byte, size)
 			for {
 				src.Read(chunk)
 				h.Write(chunk)
@@ -267,23 +268,50 @@ func TestUpgradeSurvives(t *testing.T) {
 			x.w.setDown("10.0.2.2", false)
 		}, 3 * time.Second},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				x := newNATWorld(t, portRestricted, portRestricted, 2)
-				silence := x.flow(t, func() {
-					x.a.await(t, router.PathChanged)
-					time.Sleep(5 * time.Second)
-					tt.fault(t, x)
-					time.Sleep(20 * time.Second)
-					if p := x.a.pathOf(x.b); p != "quic" {
-						t.Errorf("20 s later the path is %s, want the direct one", p)
+		for _, size := range []int{2000, 16 << 10} { // the latter fills what QUIC lets be under way
+			t.Run(fmt.Sprint(tt.name, ", ", size), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					x := newNATWorld(t, portRestricted, portRestricted, 2)
+					silence := x.flow(t, size, func() {
+						x.a.await(t, router.PathChanged)
+						time.Sleep(5 * time.Second)
+						tt.fault(t, x)
+						time.Sleep(20 * time.Second)
+						if p := x.a.pathOf(x.b); p != "quic" {
+							t.Errorf("20 s later the path is %s, want the direct one", p)
+						}
+					})
+					t.Logf("the longest silence was %v", silence)
+					if silence > tt.plus+1500*time.Millisecond {
+						t.Errorf("the longest silence was %v, the fault took %v", silence, tt.plus)
 					}
 				})
-				t.Logf("the longest silence was %v", silence)
-				if silence > tt.plus+1500*time.Millisecond {
-					t.Errorf("the longest silence was %v, the fault took %v", silence, tt.plus)
-				}
 			})
-		})
+		}
 	}
+}
+
+// TestRelayReplaced: where no direct path can be found, a stream outlives its relay if there is another.
+func TestRelayReplaced(t *testing.T) {
+	symmetric := [2]dependence{addressAndPortDependent, addressAndPortDependent}
+	synctest.Test(t, func(t *testing.T) {
+		x := newNATWorld(t, symmetric, symmetric, 2)
+		silence := x.flow(t, 2000, func() {
+			time.Sleep(30 * time.Second)
+			for _, r := range x.a.Routes() {
+				if r.ID == x.b.ID() && r.Links[0].Addr.HostPort == x.relays[1].ID().String()+":1" {
+					x.relays[0], x.relays[1] = x.relays[1], x.relays[0]
+				}
+			}
+			x.w.setDown(x.relays[0].addr, true)
+			if e := x.a.await(t, router.PathChanged); e.From.Scheme != "relay" || e.To.Scheme != "relay" || e.From == e.To || e.Reason == "" {
+				t.Errorf("the event is %+v", e)
+			}
+			time.Sleep(5 * time.Second)
+		})
+		t.Logf("the longest silence was %v", silence)
+		if silence > 1500*time.Millisecond {
+			t.Errorf("the longest silence was %v", silence)
+		}
+	})
 }
