@@ -111,7 +111,7 @@ func (c *Circuit) run() error {
 		case err != nil:
 			c.flow.abort(codeOf(err))
 			return err
-		case f.typ == typePacket && (c.id != 0):
+		case f.typ == typePacket: // perhaps before the answer
 			c.take(f.packet)
 		case f.typ == typeAccepted && c.caller && c.id == 0 && f.circuit != 0:
 			c.id = f.circuit

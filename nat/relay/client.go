@@ -29,7 +29,7 @@ func (r Reservation) Lifetime() time.Duration { return r.lifetime }
 func (e *Endpoint) Reserve(ctx context.Context, relay identity.ID) (Reservation, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	link, s, err := e.options.Open(ctx, relay, true, appendFrame(nil, frame{typ: typeReserve}))
+	link, s, err := e.options.Open(ctx, relay, true, appendFrame(nil, frame{typ: typeReserve, early: true}))
 	if err != nil {
 		return Reservation{}, fmt.Errorf("relay: reserve at %s: %w", relay.Short(), err)
 	}

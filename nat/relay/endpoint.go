@@ -124,7 +124,7 @@ func (e *Endpoint) Serve(ctx context.Context, link transport.Conn, s transport.S
 	case err != nil:
 		s.Reset(transport.CodeProtocol)
 	case f.typ == typeReserve:
-		e.grant(link, s)
+		e.grant(link, s, f.early)
 	case f.typ == typeConnect:
 		e.relay(ctx, link, s, f)
 	case f.typ == typeIncoming:
@@ -175,15 +175,21 @@ func (e *Endpoint) receive(peer identity.ID, b []byte) {
 	}
 	e.mu.Lock()
 	ours, others := e.ends[endKey{peer, id}], e.circuits[id]
+	end, to := -1, (*flow)(nil)
+	if others != nil {
+		if end = others.from(peer); end >= 0 {
+			to = others.flows[1-end]
+		}
+	}
 	e.mu.Unlock()
 	switch {
 	case way == fromRelay && ours != nil:
 		ours.take(packet)
-	case way == toRelay && others != nil && others.kind == Packets && others.from(peer) >= 0:
-		if others.from(peer) == 0 && !others.heard.Swap(true) {
+	case way == toRelay && to != nil:
+		if end == 0 && !others.heard.Swap(true) {
 			others.flows[0].name(id) // it knows the number
 		}
-		others.forward(others.from(peer), b)
+		others.forward(to, b)
 	default:
 		e.count.strays.Add(1)
 	}

@@ -20,6 +20,7 @@ const (
 	maxFrame  = 2048 // what follows the size of a frame (RL2)
 	maxText   = 512  // of a refusal
 	maxNumber = 1 << 62
+	flagEarly = 1 // of a reservation (RL7)
 )
 
 // Kind is what a circuit carries.
@@ -59,6 +60,7 @@ const (
 type frame struct {
 	typ     frameType
 	kind    Kind        // connect, incoming
+	early   bool        // reserve: calls may bring their first packets along
 	circuit uint64      // incoming, accepted
 	peer    identity.ID // connect: who is called; incoming: who calls
 	seconds uint32      // reserved: how long it holds
@@ -74,6 +76,12 @@ func appendFrame(b []byte, f frame) []byte {
 	at := len(b)
 	b = append(b, 0, 0, byte(f.typ))
 	switch f.typ {
+	case typeReserve:
+		flags := byte(0)
+		if f.early {
+			flags = flagEarly
+		}
+		b = append(b, flags)
 	case typeReserved:
 		b = binary.BigEndian.AppendUint32(b, f.seconds)
 		b = binary.BigEndian.AppendUint64(b, f.rate)
@@ -105,6 +113,8 @@ func parseFrame(b []byte) (frame, error) {
 	r := wire.NewReader(b)
 	f := frame{typ: frameType(r.Uint8("type"))}
 	switch f.typ {
+	case typeReserve:
+		f.early = r.Uint8("flags")&flagEarly != 0
 	case typeReserved:
 		f.seconds = r.Uint32("seconds")
 		f.rate = r.Uint64("rate")

@@ -17,6 +17,7 @@ func samples() map[string]frame {
 	peer := identity.ID(bytes.Repeat([]byte{0x11}, 32))
 	return map[string]frame{
 		"reserve":          {typ: typeReserve},
+		"reserve early":    {typ: typeReserve, early: true},
 		"reserved":         {typ: typeReserved, seconds: 1800, rate: 4 << 20, bytes: 0},
 		"refused":          {typ: typeRefused, reason: Declined, text: "not now"},
 		"connect packets":  {typ: typeConnect, kind: Packets, peer: peer},

@@ -24,6 +24,7 @@ type ledger struct {
 type place struct {
 	link  transport.Conn // over which it was made, and with which it ends
 	until time.Time
+	early bool // calls may bring their first packets along
 }
 
 // account is what is kept of a peer that is, or was a moment ago, an end of circuits.
@@ -53,7 +54,7 @@ func (l *ledger) refuse(r Reason) Reason {
 }
 
 // reserve makes or renews a peer's reservation. It returns 0, or why not.
-func (l *ledger) reserve(peer identity.ID, link transport.Conn, now time.Time) Reason {
+func (l *ledger) reserve(peer identity.ID, link transport.Conn, early bool, now time.Time) Reason {
 	if l.cfg.Allow != nil && !slices.Contains(l.cfg.Allow, peer) {
 		return l.refuse(NotAllowed)
 	}
@@ -67,7 +68,7 @@ func (l *ledger) reserve(peer identity.ID, link transport.Conn, now time.Time) R
 	if !has {
 		l.reserved++
 	}
-	l.places[peer] = place{link, now.Add(l.cfg.lifetime())}
+	l.places[peer] = place{link, now.Add(l.cfg.lifetime()), early}
 	return 0
 }
 

@@ -22,12 +22,12 @@ func TestLedger(t *testing.T) {
 		do   func() Reason
 		want Reason
 	}{
-		{"not on the list", func() Reason { return l.reserve(id(9), nil, now) }, NotAllowed},
-		{"first", func() Reason { return l.reserve(id(1), nil, now) }, 0},
-		{"second", func() Reason { return l.reserve(id(2), nil, now) }, 0},
-		{"one too many", func() Reason { return l.reserve(id(3), nil, now) }, Full},
-		{"renewed", func() Reason { return l.reserve(id(2), nil, now.Add(50*time.Second)) }, 0},
-		{"one has expired", func() Reason { return l.reserve(id(3), nil, now.Add(61*time.Second)) }, 0},
+		{"not on the list", func() Reason { return l.reserve(id(9), nil, false, now) }, NotAllowed},
+		{"first", func() Reason { return l.reserve(id(1), nil, false, now) }, 0},
+		{"second", func() Reason { return l.reserve(id(2), nil, false, now) }, 0},
+		{"one too many", func() Reason { return l.reserve(id(3), nil, false, now) }, Full},
+		{"renewed", func() Reason { return l.reserve(id(2), nil, false, now.Add(50*time.Second)) }, 0},
+		{"one has expired", func() Reason { return l.reserve(id(3), nil, false, now.Add(61*time.Second)) }, 0},
 		{"called though expired", func() Reason { return l.connect(id(9), id(1), now.Add(61*time.Second)) }, NoReservation},
 		{"oneself", func() Reason { return l.connect(id(2), id(2), now.Add(61*time.Second)) }, Malformed},
 		{"a circuit", func() Reason { return l.connect(id(9), id(2), now.Add(61*time.Second)) }, 0},

@@ -315,3 +315,36 @@ func TestManyAtOnce(t *testing.T) {
 		all.Wait()
 	}
 }
+
+// What comes with a call goes along with it only if the reservation says so.
+func TestEarly(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, true)
+			ready := make(chan struct{})
+			a, r, b := three(w, &Config{}, func(ctx context.Context, c *Circuit) {
+				<-ready
+				echo(ctx, c)
+			})
+			if !early {
+				_, s, err := b.open(t.Context(), r.id, false, appendFrame(nil, frame{typ: typeReserve}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f, err := readFrame(s, nil); err != nil || f.typ != typeReserved {
+					t.Fatalf("%+v, %v", f, err)
+				}
+			}
+			c, got, _ := a.call(r.id, b.id)
+			c.Send([]byte("x"))
+			synctest.Wait()
+			if f := r.Figures(); (f.Packets == 1) != early {
+				t.Errorf("early %v: %d packets were handed on before the call was accepted", early, f.Packets)
+			}
+			close(ready)
+			if p := <-got; string(p) != "x" {
+				t.Errorf("got %q", p)
+			}
+		})
+	}
+}

@@ -34,7 +34,7 @@ func (e *Endpoint) mayServe(link transport.Conn) Reason {
 }
 
 // grant answers a request for a reservation.
-func (e *Endpoint) grant(link transport.Conn, s transport.Stream) {
+func (e *Endpoint) grant(link transport.Conn, s transport.Stream, early bool) {
 	peer := link.Info().RemotePeer
 	reason := e.mayServe(link)
 	e.mu.Lock()
@@ -42,7 +42,7 @@ func (e *Endpoint) grant(link transport.Conn, s transport.Stream) {
 	if reason != 0 {
 		e.ledger.refuse(reason)
 	} else {
-		reason = e.ledger.reserve(peer, link, time.Now())
+		reason = e.ledger.reserve(peer, link, early, time.Now())
 	}
 	cfg := &e.ledger.cfg
 	e.mu.Unlock()
@@ -65,12 +65,12 @@ type carried struct {
 	e      *Endpoint
 	id     uint64
 	kind   Kind
-	peers  [2]identity.ID // who called, and who was called
-	links  [2]transport.Conn
-	stream [2]transport.Stream
-	rates  [2]*bucket // of what comes from each
-	sent   [2]*bucket // likewise, of all circuits of that peer
-	flows  [2]*flow   // of packets: towards each
+	peers  [2]identity.ID      // who called, and who was called
+	link   transport.Conn      // with the caller
+	stream [2]transport.Stream // the second is set, with its flow, once and with Endpoint.mu held
+	rates  [2]*bucket          // of what comes from each
+	sent   [2]*bucket          // likewise, of all circuits of that peer
+	flows  [2]*flow            // of packets: towards each
 
 	heard atomic.Bool  // a datagram of the caller has come, so that it may be sent some
 	left  atomic.Int64 // bytes that it may still carry, if that is bounded
@@ -91,6 +91,7 @@ func (e *Endpoint) relay(ctx context.Context, link transport.Conn, s transport.S
 	} else {
 		reason = e.ledger.connect(caller, f.peer, time.Now())
 	}
+	early := e.ledger.places[f.peer].early && f.kind == Packets
 	e.mu.Unlock()
 	if reason != 0 {
 		answer(s, frame{typ: typeRefused, reason: reason})
@@ -98,65 +99,113 @@ func (e *Endpoint) relay(ctx context.Context, link transport.Conn, s transport.S
 	}
 	c := &carried{
 		e: e, id: rand.Uint64() | 1, kind: f.kind, made: time.Now(), over: make(chan struct{}),
-		peers: [2]identity.ID{caller, f.peer}, links: [2]transport.Conn{link}, stream: [2]transport.Stream{s},
+		peers: [2]identity.ID{caller, f.peer}, link: link, stream: [2]transport.Stream{s},
 	}
-	text, reason := c.call(ctx)
-	if reason != 0 {
-		e.mu.Lock()
-		e.ledger.refuse(reason)
-		e.ledger.disconnect(c.peers[0], c.peers[1])
-		e.mu.Unlock()
-		answer(s, frame{typ: typeRefused, reason: reason, text: text})
+	call, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if err := c.open(call); err != nil {
+		c.refuse(NoReservation, "it has no link with this relay")
 		return
 	}
-	c.run(ctx)
+	var other sync.WaitGroup
+	defer other.Wait()
+	if early { // what has come with the call goes along with it
+		other.Go(func() { c.pump(0) })
+	}
+	if reason, text := c.await(call); reason != 0 {
+		c.refuse(reason, text)
+		return
+	}
+	cancel()
+	c.accepted(ctx, &other, early)
 }
 
-// call asks the peer that is called. The circuit has both of its ends if the reason is 0.
-func (c *carried) call(ctx context.Context) (text string, reason Reason) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	link, s, err := c.e.options.Open(ctx, c.peers[1], false, appendFrame(nil, frame{typ: typeIncoming, kind: c.kind, circuit: c.id, peer: c.peers[0]}))
-	if err != nil {
-		return "it has no link with this relay", NoReservation
-	}
-	stop := context.AfterFunc(ctx, func() { s.Reset(transport.CodeCancelled) })
-	f, err := readFrame(s, nil)
-	if !stop() || err != nil {
-		s.Reset(transport.CodeCancelled)
-		return "", Unanswered
-	}
-	if f.typ != typeAccepted {
-		s.Close()
-		return f.text, Declined
-	}
-	c.links[1], c.stream[1] = link, s
-	return "", 0
-}
-
-// run carries. It returns when the circuit is over.
-func (c *carried) run(ctx context.Context) {
+// open makes what the circuit needs, and calls the peer that is called. What that sends may overtake its answer, so the circuit is known from before the call.
+func (c *carried) open(ctx context.Context) error {
 	e, cfg := c.e, &c.e.ledger.cfg
-	if c.kind == Packets {
-		for i := range c.flows {
-			c.flows[i] = &flow{ // the caller knows the circuit's number when it has read our answer, not before
-				to: e.conduit(c.links[i]), stream: c.stream[i], way: fromRelay,
-				pace: c.pacer(1 - i), lost: func() { e.count.dropped.Add(1) },
-			}
-		}
-		c.flows[1].id = c.id
-	}
 	c.left.Store(orDefault(cfg.CircuitBytes, maxNumber))
-	for i := range c.rates {
-		c.rates[i] = newBucket(cfg.rate())
+	if c.kind == Packets {
+		c.flows[0] = c.flow(0, c.link, c.stream[0])
 	}
 	e.mu.Lock()
 	for i, peer := range c.peers {
-		c.sent[i] = e.ledger.account(peer).sent
+		c.rates[i], c.sent[i] = newBucket(cfg.rate()), e.ledger.account(peer).sent
 	}
 	e.circuits[c.id] = c
-	if idle := cfg.idle(); idle > 0 {
-		c.timer = time.AfterFunc(idle, c.idle)
+	e.mu.Unlock()
+	first := appendFrame(nil, frame{typ: typeIncoming, kind: c.kind, circuit: c.id, peer: c.peers[0]})
+	link, s, err := e.options.Open(ctx, c.peers[1], false, first)
+	if err != nil {
+		return err
+	}
+	var f *flow
+	if c.kind == Packets {
+		f = c.flow(1, link, s)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-c.over:
+		s.Reset(transport.CodeCancelled)
+		return transport.ErrClosed
+	default:
+	}
+	c.stream[1], c.flows[1] = s, f
+	return nil
+}
+
+// flow returns the flow towards an end. It takes the stream until both ends know the circuit's number.
+func (c *carried) flow(end int, link transport.Conn, s transport.Stream) *flow {
+	return &flow{
+		to: c.e.conduit(link), stream: s, way: fromRelay,
+		pace: c.pacer(1 - end), lost: func() { c.e.count.dropped.Add(1) },
+	}
+}
+
+// await waits for the answer: reason 0 if the peer that is called has accepted.
+func (c *carried) await(ctx context.Context) (reason Reason, text string) {
+	s := c.stream[1]
+	stop := context.AfterFunc(ctx, func() { s.Reset(transport.CodeCancelled) })
+	f, err := readFrame(s, nil)
+	switch {
+	case !stop() || err != nil:
+		return Unanswered, ""
+	case f.typ != typeAccepted:
+		return Declined, f.text
+	}
+	return 0, ""
+}
+
+// refuse ends a circuit that has not come about.
+func (c *carried) refuse(reason Reason, text string) {
+	c.once.Do(func() {
+		close(c.over)
+		c.e.mu.Lock()
+		delete(c.e.circuits, c.id)
+		c.e.ledger.refuse(reason)
+		c.e.ledger.disconnect(c.peers[0], c.peers[1])
+		c.e.mu.Unlock()
+		answer(c.stream[0], frame{typ: typeRefused, reason: reason, text: text})
+		if c.stream[1] == nil {
+			return
+		}
+		c.stream[1].Reset(transport.CodeCancelled)
+		if c.kind == Packets {
+			c.flows[1].mute()
+		}
+	})
+}
+
+// accepted tells the caller, and carries until the circuit is over; other has its second goroutine, which pumps already if early is true.
+func (c *carried) accepted(ctx context.Context, other *sync.WaitGroup, early bool) {
+	e := c.e
+	e.mu.Lock()
+	select {
+	case <-c.over: // the caller has gone meanwhile
+	default:
+		if idle := e.ledger.cfg.idle(); idle > 0 {
+			c.timer = time.AfterFunc(idle, c.idle)
+		}
 	}
 	e.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { c.end(transport.CodeShutdown) })
@@ -169,13 +218,15 @@ func (c *carried) run(ctx context.Context) {
 		c.end(transport.CodeCancelled)
 	}
 	c.stream[0].SetWriteDeadline(time.Time{})
-	carry := c.pump
-	if c.kind == Bytes {
-		carry = c.copy
+	carry := c.copy
+	if c.kind == Packets {
+		carry = c.pump
+		c.flows[1].name(c.id)
 	}
-	var other sync.WaitGroup
-	other.Go(func() { carry(1) })
-	carry(0)
+	if !early {
+		other.Go(func() { carry(0) })
+	}
+	carry(1)
 	other.Wait()
 	c.end(transport.CodeNone)
 }
@@ -209,12 +260,12 @@ func (c *carried) admit(n int) bool {
 	return true
 }
 
-// forward hands on a packet, which stands in buf behind room for a header, from one end to the other.
-func (c *carried) forward(end int, buf []byte) {
+// forward hands on a packet, which stands in buf behind room for a header, to an end.
+func (c *carried) forward(to *flow, buf []byte) {
 	if !c.admit(len(buf) - headerSize) {
 		return
 	}
-	if c.flows[1-end].push(buf) {
+	if to.push(buf) {
 		c.e.count.packets.Add(1)
 	} else {
 		c.e.count.dropped.Add(1)
@@ -240,7 +291,7 @@ func (c *carried) pump(end int) {
 			c.end(codeOf(err))
 			return
 		case f.typ == typePacket:
-			c.forward(end, append(make([]byte, headerSize, headerSize+len(f.packet)), f.packet...))
+			c.forward(c.flows[1-end], append(make([]byte, headerSize, headerSize+len(f.packet)), f.packet...))
 		}
 	}
 }
@@ -327,15 +378,17 @@ func (c *carried) end(code transport.Code) {
 		if c.timer != nil {
 			c.timer.Stop()
 		}
+		streams, flows := c.stream, c.flows
 		c.e.mu.Unlock()
-		for i, s := range c.stream {
+		for i, s := range streams {
 			switch {
+			case s == nil: // it is not open yet, and will not be
 			case code == transport.CodeNone && c.kind == Packets:
-				c.flows[i].finish()
+				flows[i].finish()
 			case code == transport.CodeNone:
 				s.Close()
 			case c.kind == Packets:
-				c.flows[i].abort(code)
+				flows[i].abort(code)
 			default:
 				s.Reset(code)
 			}
