@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,6 +72,9 @@ type Config struct {
 	// Relay says for whom the node passes on what peers say to each other that cannot reach each other directly, and how much; only a node that
 	// others reach directly is of use. Nil: for nobody.
 	Relay *relay.Config
+	// PortMap has the router before this machine let peers in at the ports that the node listens at, which are then among its addresses. portmap.New (package nat/portmap) makes one. Nil: no router
+	// is asked.
+	PortMap PortMap
 	// Path says which ways to peers there may be. Zero means PathRelayAllowed.
 	Path Path
 	// Logger gets what no caller is told. Nil is silent.
@@ -104,10 +108,11 @@ type Node struct {
 	once     sync.Once // of what ends with closed
 	bound    []transport.Listener
 	services map[string]*serviceListener
-	outside  []*outside                  // ports whose packets are read
-	punched  map[transport.Conn]struct{} // links whose path the peer looks after
-	active   int                         // messages and conversations being answered
-	idle     chan struct{}               // closed when closing and active is 0
+	outside  []*outside                            // ports whose packets are read
+	mapped   map[transport.Listener]netip.AddrPort // where routers forward ports from
+	punched  map[transport.Conn]struct{}           // links whose path the peer looks after
+	active   int                                   // messages and conversations being answered
+	idle     chan struct{}                         // closed when closing and active is 0
 }
 
 // New returns a node that does not listen yet. It fails if cfg cannot be: no transports, two of one scheme or of different
@@ -115,7 +120,8 @@ type Node struct {
 func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, closed: make(chan struct{}), idle: make(chan struct{}),
-		services: make(map[string]*serviceListener), punched: make(map[transport.Conn]struct{}), stun: newResponder(cfg),
+		services: make(map[string]*serviceListener), mapped: make(map[transport.Listener]netip.AddrPort),
+		punched: make(map[transport.Conn]struct{}), stun: newResponder(cfg),
 		protocol: protocol.Config{Name: cfg.Name, Limit: cfg.Limit, Logger: cfg.Logger},
 	}
 	if n.log == nil {
@@ -226,7 +232,7 @@ func (n *Node) start(ctx context.Context, addrs []string) (bound []transport.Lis
 	n.bound = append(n.bound, bound...)
 	n.running.Add(len(bound))
 	for _, l := range bound {
-		go n.accept(l, n.servePackets(l))
+		go n.accept(l, n.servePackets(l), n.mapPort(l))
 	}
 	n.announce()
 	n.joining.begin()
@@ -260,13 +266,13 @@ func (n *Node) announce() {
 	n.router.SetSelf(n.cfg.Name, n.addrs())
 }
 
-// addrs returns where the node is reached: at its listeners, and through relays; with mu held.
+// addrs returns where the node is reached: at its routers, at its listeners, and through relays; with mu held.
 func (n *Node) addrs() []transport.Addr {
 	through := n.joining.addrs()
 	if n.cfg.Path == PathRelayOnly {
 		return through
 	}
-	addrs := advertised(n.bound)
+	addrs := append(n.mappings(), advertised(n.bound)...)
 	return append(addrs[:min(len(addrs), greeting.MaxAddrs-len(through))], through...)
 }
 
@@ -293,9 +299,11 @@ func (n *Node) ListenAndServe(ctx context.Context, addrs ...string) error {
 }
 
 // accept hands the connections of a listener to the router until the listener is closed, and then calls after.
-func (n *Node) accept(l transport.Listener, after func()) {
+func (n *Node) accept(l transport.Listener, after ...func()) {
 	defer n.running.Done()
-	defer after()
+	for _, f := range after {
+		defer f()
+	}
 	for {
 		c, err := l.Accept(n.ctx)
 		if err != nil {
@@ -309,7 +317,7 @@ func (n *Node) accept(l transport.Listener, after func()) {
 }
 
 // Addrs returns the addresses at which the node listens, with their real ports and the node's ID. One that is bound to every
-// interface is given as the interfaces' own addresses. The last are those through relays (relay://), if there are any at the moment. The result is the caller's.
+// interface is given as the interfaces' own addresses. The first are those from where routers forward ports (see Config.PortMap). The last are those through relays (relay://), if there are any at the moment. The result is the caller's.
 func (n *Node) Addrs() []transport.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()

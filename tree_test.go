@@ -49,6 +49,7 @@ const arrows = `
 	transport < nat/stun < nat, pheromones, cmd/..., examples/...
 	internal/wire < nat/punch < pheromones
 	transport, internal/wire < nat/relay < pheromones, cmd/...
+	nothing < nat/portmap < cmd/...
 	nothing < internal/natlab
 
 	# Those who put it together, or to the test.
@@ -64,6 +65,7 @@ const arrows = `
 	go.etcd.io/bbolt < router/store
 	github.com/pion/stun/v3 < nat/stun
 	golang.org/x/net, golang.org/x/sys < nat
+	github.com/huin/goupnp, golang.org/x/net, golang.org/x/sys < nat/portmap
 	golang.org/x/sys < internal/natlab
 	github.com/spf13/cobra, github.com/schollz/progressbar/v3, github.com/prometheus/client_golang, golang.org/x/term < cmd/...
 `
@@ -81,7 +83,7 @@ const apart = `
 	nat/stun | tcp mux quic protocol router nat pheromones
 	nat/punch | tcp mux quic transport protocol router nat pheromones
 	nat/relay | tcp mux quic protocol router nat pheromones
-	pheromones | tcp mux quic
+	pheromones | tcp mux quic nat/portmap
 	conformance | tcp mux quic
 `
 

@@ -19,6 +19,9 @@ var _ greeting.Book = (*Router)(nil)
 func (r *Router) SetSelf(name string, addrs []transport.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !slices.Equal(r.addrs, addrs) {
+		r.emit(Event{Kind: AddrsChanged, Route: Route{ID: r.self, Name: name, Addrs: addrs}})
+	}
 	r.name, r.addrs = name, slices.Clone(addrs)
 	r.seq = max(r.seq+1, uint64(time.Now().UnixMicro()))
 	if len(r.routes) > 0 {

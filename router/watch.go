@@ -24,6 +24,8 @@ const (
 	PathChanged Kind = "path changed"
 	// NetworkChanged means that this machine has slept, or that the addresses of its interfaces have changed.
 	NetworkChanged Kind = "network changed"
+	// AddrsChanged means that this node is reached at other addresses than before: those of the event's Route, which is the node's own.
+	AddrsChanged Kind = "addresses changed"
 )
 
 // Event is a change of the table or of a link.

@@ -80,7 +80,7 @@ func (p *program) follow(n *pheromones.Node) (wait func()) {
 	var following sync.WaitGroup
 	following.Go(func() {
 		for e := range w.C() {
-			log.Info(string(e.Kind), "peer", e.Route.ID, "name", e.Route.Name, "reason", e.Reason)
+			log.Info(string(e.Kind), "peer", e.Route.ID, "name", e.Route.Name, "addrs", e.Route.Addrs, "reason", e.Reason)
 		}
 	})
 	return following.Wait

@@ -15,6 +15,7 @@ import (
 
 	"github.com/Blockchain-CN/pheromones"
 	"github.com/Blockchain-CN/pheromones/identity"
+	"github.com/Blockchain-CN/pheromones/nat/portmap"
 	"github.com/Blockchain-CN/pheromones/nat/relay"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -29,6 +30,7 @@ type serveFlags struct {
 	services  []string
 	echo      bool
 	relay     bool
+	portmap   bool
 	joinFlags
 }
 
@@ -45,6 +47,8 @@ The key is DIR/key; it is made if it is missing, so that the node keeps its ID. 
 keep the address, too.
 
 With --join the node stays reachable by its ID through the nodes that are joined, also from behind a NAT, if these were started with --relay.
+
+A router that speaks PCP, NAT-PMP or UPnP is asked to forward the ports, unless --portmap=false says otherwise or the node listens at loopback; it is told when the node ends.
 
 Ctrl-C or SIGTERM ends it: what is under way may finish within 5 s. A second signal ends it at once.`,
 		Example: `  pheromones serve                                              over quic and mux, at free ports
@@ -63,6 +67,7 @@ Ctrl-C or SIGTERM ends it: what is under way may finish within 5 s. A second sig
 	cmd.Flags().StringArrayVar(&flags.services, "service", nil, "`name=host:port`: offer a TCP server as a service; may be repeated")
 	cmd.Flags().BoolVar(&flags.echo, "echo", true, "answer messages with themselves; else every operation is unknown")
 	cmd.Flags().BoolVar(&flags.relay, "relay", false, "carry what others say to each other that cannot reach each other directly")
+	cmd.Flags().BoolVar(&flags.portmap, "portmap", true, "ask the router to forward the node's ports (PCP, NAT-PMP, UPnP)")
 	flags.joinFlags.add(cmd)
 	p.jsonFlag(cmd, "one object when the node is ready")
 	return cmd
@@ -257,6 +262,9 @@ func (p *program) serveNode(flags *serveFlags) (*pheromones.Node, error) {
 	cfg := pheromones.Config{Name: flags.name, Dir: filepath.Dir(file), Logger: p.logger()}
 	if cfg.Name == "" {
 		cfg.Name, _ = os.Hostname() // a label: none will do
+	}
+	if flags.portmap {
+		cfg.PortMap = portmap.New(&portmap.Config{Logger: p.logger()})
 	}
 	if flags.echo {
 		cfg.Handler = protocol.HandlerFunc(echo)

@@ -4,7 +4,7 @@
 // # Usage
 //
 //	mapper := portmap.New(nil)
-//	release := mapper.Map("udp", 4001, func(outside netip.AddrPort) { … })
+//	release := mapper.Map("udp", netip.MustParseAddrPort("0.0.0.0:4001"), func(outside netip.AddrPort) { … })
 //	defer release(ctx)
 //
 // A *Mapper is what pheromones.Config.PortMap wants; the node then maps the ports that it listens at.

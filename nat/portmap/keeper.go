@@ -35,6 +35,7 @@ type task struct {
 	at       place
 	mapping  *mapping // nil for a probe
 	wish     wish
+	bound    netip.Addr // of the socket
 }
 
 // change is news for the owner of a mapping.
@@ -46,6 +47,7 @@ type change struct {
 // mapping is one that somebody wants. It is the keeper's.
 type mapping struct {
 	wish    wish
+	bound   netip.Addr // of the socket
 	changed func(netip.AddrPort)
 	gone    chan struct{} // closed by the Mapper when all is over
 
@@ -151,7 +153,9 @@ func (k *keeper) poll(now time.Time) (tasks []task, next time.Time) {
 	if !k.at.gateway.IsValid() {
 		return nil, time.Time{}
 	}
-	seeking := slices.ContainsFunc(k.mappings, func(m *mapping) bool { return !m.released && (!m.granted || !k.offers[m.protocol].usable) })
+	seeking := slices.ContainsFunc(k.mappings, func(m *mapping) bool {
+		return !m.released && k.mappable(m) && (!m.granted || !k.offers[m.protocol].usable)
+	})
 	for p := range k.offers {
 		o := &k.offers[p]
 		if seeking && o.task == nil && !o.usable && due(o.retry) {
@@ -179,7 +183,7 @@ func (k *keeper) poll(now time.Time) (tasks []task, next time.Time) {
 			} else if due(m.look) {
 				m.task = k.ask(m, opLook, m.protocol)
 			}
-		default:
+		case k.mappable(m):
 			if !due(m.retry) {
 				continue
 			}
@@ -196,6 +200,9 @@ func (k *keeper) poll(now time.Time) (tasks []task, next time.Time) {
 	}
 	return tasks, next
 }
+
+// mappable reports whether the router can send to the socket of a mapping.
+func (k *keeper) mappable(m *mapping) bool { return m.bound.IsUnspecified() || m.bound == k.at.local }
 
 func (k *keeper) ask(m *mapping, o op, p Protocol) *task {
 	t := &task{op: o, protocol: p, at: k.at, mapping: m, wish: m.wish}

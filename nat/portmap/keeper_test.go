@@ -166,6 +166,8 @@ func newMapper(r *router) *Mapper {
 	return m
 }
 
+func everywhere(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv4Unspecified(), port) }
+
 // news is what the owner of a mapping was told.
 type news struct {
 	mu  sync.Mutex
@@ -227,7 +229,7 @@ func TestLife(t *testing.T) {
 					r.taken[4001] = true
 					m := newMapper(r)
 					var udp, tcp news
-					releaseUDP, releaseTCP := m.Map("udp", 4001, udp.changed), m.Map("tcp", 4005, tcp.changed)
+					releaseUDP, releaseTCP := m.Map("udp", everywhere(4001), udp.changed), m.Map("tcp", everywhere(4005), tcp.changed)
 					after(time.Second)
 					for range 10 * 60 {
 						if r.has("udp", 4001) != 4002 || r.has("tcp", 4005) != 4005 {
@@ -253,7 +255,7 @@ func TestLife(t *testing.T) {
 					if r.has("tcp", 4005) != 0 || m.running {
 						t.Error("something is left")
 					}
-					releaseUDP = m.Map("udp", 4001, udp.changed) // once more
+					releaseUDP = m.Map("udp", everywhere(4001), udp.changed) // once more
 					after(time.Second)
 					wantLast(t, &udp, "203.0.113.5:4002", 2)
 					released(t, releaseUDP)
@@ -273,7 +275,7 @@ func TestPreference(t *testing.T) {
 		slow.outside = netip.MustParseAddr("203.0.113.6")
 		m.clients[PCP] = face{slow, PCP}
 		var n news
-		release := m.Map("udp", 4001, n.changed)
+		release := m.Map("udp", everywhere(4001), n.changed)
 		after(time.Second)
 		wantLast(t, &n, "203.0.113.6:4001", 1)
 		released(t, release)
@@ -283,7 +285,7 @@ func TestPreference(t *testing.T) {
 		r.refuses = [protocols]bool{PCP: true, NATPMP: true}
 		m := newMapper(r)
 		var n news
-		release := m.Map("udp", 4001, n.changed)
+		release := m.Map("udp", everywhere(4001), n.changed)
 		after(time.Second)
 		wantLast(t, &n, "203.0.113.5:4001", 1)
 		released(t, release)
@@ -301,7 +303,7 @@ func TestRestart(t *testing.T) {
 				r := newRouter(p)
 				m := newMapper(r)
 				var udp, tcp news
-				releaseUDP, releaseTCP := m.Map("udp", 4001, udp.changed), m.Map("tcp", 4001, tcp.changed)
+				releaseUDP, releaseTCP := m.Map("udp", everywhere(4001), udp.changed), m.Map("tcp", everywhere(4001), tcp.changed)
 				after(17 * time.Minute)
 				r.boot()
 				after(time.Minute + renewAgain)
@@ -352,7 +354,7 @@ func TestMove(t *testing.T) {
 		r := newRouter(NATPMP)
 		m := newMapper(r)
 		var n news
-		release := m.Map("udp", 4001, n.changed)
+		release := m.Map("udp", everywhere(4001), n.changed)
 		after(time.Minute)
 		home := r.at
 		r.set(func(r *router) { r.at = place{} })
@@ -370,6 +372,26 @@ func TestMove(t *testing.T) {
 	})
 }
 
+// TestBound: a socket that the router cannot reach is not mapped, and costs it nothing.
+func TestBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(NATPMP)
+		m := newMapper(r)
+		var lost, reached news
+		release := m.Map("udp", netip.MustParseAddrPort("127.0.0.1:4001"), lost.changed)
+		after(time.Hour)
+		wantLast(t, &lost, "", 0)
+		if n := r.count(opProbe) + r.count(opAdd); n != 0 {
+			t.Errorf("the router was asked %d times", n)
+		}
+		other := m.Map("udp", netip.MustParseAddrPort("192.168.1.7:4001"), reached.changed)
+		after(time.Second)
+		wantLast(t, &reached, "203.0.113.5:4001", 1)
+		released(t, release)
+		released(t, other)
+	})
+}
+
 // TestLies: what a router says is not believed if it cannot be.
 func TestLies(t *testing.T) {
 	for _, outside := range []string{"10.0.0.5", "0.0.0.0", "100.64.3.2", "127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.1.1", "2001:db8::1"} {
@@ -378,7 +400,7 @@ func TestLies(t *testing.T) {
 			r.outside = netip.MustParseAddr(outside)
 			m := newMapper(r)
 			var n news
-			release := m.Map("udp", 4001, n.changed)
+			release := m.Map("udp", everywhere(4001), n.changed)
 			after(time.Hour)
 			wantLast(t, &n, "", 0)
 			r.set(func(r *router) { r.outside = netip.MustParseAddr("203.0.113.5") })
@@ -395,7 +417,7 @@ func TestLies(t *testing.T) {
 		r.grants = time.Second
 		m := newMapper(r)
 		var n news
-		release := m.Map("udp", 4001, n.changed)
+		release := m.Map("udp", everywhere(4001), n.changed)
 		after(time.Hour)
 		wantLast(t, &n, "", 0)
 		if n := r.count(opAdd); n > 20 {
@@ -412,7 +434,7 @@ func TestLateGrant(t *testing.T) {
 		m := newMapper(r)
 		m.clients[PCP] = deaf{face{r, PCP}}
 		var n news
-		release := m.Map("udp", 4001, n.changed)
+		release := m.Map("udp", everywhere(4001), n.changed)
 		after(time.Second)
 		if r.has("udp", 4001) == 0 {
 			t.Fatal("the router has not granted it")

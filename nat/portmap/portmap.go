@@ -57,12 +57,13 @@ func New(cfg *Config) *Mapper {
 	return &Mapper{cfg: cfg.withDefaults(), clients: newClients(), here: here, wake: make(chan struct{}, 1)}
 }
 
-// Map asks the router to forward a port of this machine, "udp" or "tcp". It returns at once, and keeps the mapping from then on. changed is called when there is a mapping, when its outside address
+// Map asks the router to forward a port to a socket of this machine, "udp" or "tcp", bound to local; an unspecified IP means every one, and any other but the one that the router sees is in vain. It
+// returns at once, and keeps the mapping from then on. changed is called when there is a mapping, when its outside address
 // becomes another, and with the zero AddrPort when there is none any more; it is called from one goroutine, must not block, and must not call release.
 //
 // release removes the mapping. It returns when the router has been told or ctx ends; changed is not called any more then. What was not removed ends with its lifetime. It is to be called once.
-func (m *Mapper) Map(network string, port uint16, changed func(outside netip.AddrPort)) (release func(ctx context.Context)) {
-	mp := &mapping{wish: newWish(network, port), changed: changed, gone: make(chan struct{})}
+func (m *Mapper) Map(network string, local netip.AddrPort, changed func(outside netip.AddrPort)) (release func(ctx context.Context)) {
+	mp := &mapping{wish: newWish(network, local.Port()), bound: local.Addr().Unmap(), changed: changed, gone: make(chan struct{})}
 	m.order(func(k *keeper) { k.add(mp) })
 	return func(ctx context.Context) {
 		m.order(func(k *keeper) { k.release(mp) })
