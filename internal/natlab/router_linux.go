@@ -3,6 +3,7 @@ package natlab
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 )
 
 // Router stands between an inside and the internet.
@@ -19,6 +20,9 @@ type Router struct {
 
 // Outside returns the address that the NAT has now.
 func (r *Router) Outside() netip.Addr { return r.outside[0] }
+
+// Start starts a program on the router, as [Host.Start] does on a host. The inside is its device lan, the outside wan.
+func (r *Router) Start(cmd *exec.Cmd) error { return r.start(cmd) }
 
 // Router makes a router behind this one, as that of somebody whose provider has a NAT, too.
 func (r *Router) Router(nat NAT) (*Router, error) {
