@@ -2,6 +2,7 @@ package punch
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -13,13 +14,27 @@ type Config struct {
 	Controlled bool
 	// Remote are the peer's addresses that it told over the authenticated connection, as [Usable] has left them. More may be added.
 	Remote []netip.AddrPort
+	// Mapping is how the NAT before this side maps, as far as is known.
+	Mapping Mapping
+	// Sockets is how many further sockets the caller can open for this attempt, so that a peer can guess the port of one of them. Zero or less: none; more than [MaxSockets] count as those.
+	Sockets int
+	// Guess permits to guess ports of a peer whose NAT gives it another one for each address that it sends to.
+	Guess bool
 }
 
 const (
-	// maxTargets bounds the addresses that a machine sends to: those advertised, and half as many that authentic packets came from.
-	maxTargets = MaxAddrs + MaxAddrs/2
 	// Lifetime is for how long a machine sends pings and answers, from its beginning.
 	Lifetime = 10 * time.Second
+
+	// maxTargets bounds the addresses that a machine sends pings to over and over: those advertised, and those that authentic packets came from.
+	maxTargets = MaxAddrs + 8
+	// maxPings and maxPongs bound what goes to one of them.
+	maxPings = 32
+	maxPongs = 64
+	// maxWaiting bounds the answers that wait for Poll.
+	maxWaiting = 64
+	// improving is for how long a path that works is given up for a better one.
+	improving = 500 * time.Millisecond
 )
 
 // gaps are the pauses between the pings to one address; the last one repeats.
@@ -29,7 +44,7 @@ var gaps = [...]time.Duration{
 
 // Packet is to be sent.
 type Packet struct {
-	To   netip.AddrPort
+	Path
 	Data []byte
 }
 
@@ -38,20 +53,24 @@ type Machine struct {
 	cfg     Config
 	end     time.Time
 	targets []*target
-	number  uint32
-	highest uint32 // of the peer's packets
-	window  uint64 // which of the 64 up to highest have come
-	works   netip.AddrPort
-	out     []Packet
+	number  uint32 // of the last packet sent
+	came    window // the peer's packets
+	works   Path
+	since   time.Time // something works
+	out     []Packet  // answers that wait for Poll
+	spray   spray
 }
 
-// target is an address that is pinged.
+// target is a path that is pinged.
 type target struct {
-	addr  netip.AddrPort
-	sent  int
-	last  time.Time // when the last ping was sent
-	next  time.Time // when the next one is
-	pings []uint32 // the numbers of the last 16
+	Path
+	met      bool // something authentic has come by it
+	answered bool
+	pongs    int
+	sent     int
+	last     time.Time // when the last ping was sent
+	next     time.Time // when the next one is
+	pings    []uint32  // the numbers of the last 16
 }
 
 // New begins an attempt.
@@ -61,33 +80,41 @@ func New(now time.Time, cfg Config) *Machine {
 	return m
 }
 
-// Add adds addresses that the peer has told over the authenticated connection. Those beyond the bounds are left out.
+// Add adds addresses that the peer has told over the authenticated connection, as [Usable] has left them. Those beyond the bounds are left out.
 func (m *Machine) Add(now time.Time, addrs ...netip.AddrPort) {
 	for _, a := range addrs {
 		if len(m.targets) < MaxAddrs {
-			m.add(now, a)
+			m.target(now, Path{Remote: a})
 		}
 	}
 }
 
-func (m *Machine) add(now time.Time, a netip.AddrPort) *target {
+// target returns the target of a path, a new one if need be; nil if there are too many.
+func (m *Machine) target(now time.Time, p Path) *target {
 	for _, t := range m.targets {
-		if t.addr == a {
+		if t.Path == p {
 			return t
 		}
 	}
 	if len(m.targets) >= maxTargets {
 		return nil
 	}
-	t := &target{addr: a, next: now}
+	t := &target{Path: p, next: now}
 	m.targets = append(m.targets, t)
 	return t
 }
 
-// Works returns the address of the peer's from which it has answered a packet that was sent there, the first one. Packets pass there in both directions.
-func (m *Machine) Works() (netip.AddrPort, bool) { return m.works, m.works.IsValid() }
+// Works returns the path on which the peer has answered a packet: packets pass there in both directions. It is the first one, and for half a second after that it may still change for a better one: a
+// private address, by which the peers' packets do not leave the network that both are in.
+func (m *Machine) Works() (Path, bool) { return m.works, m.works.Remote.IsValid() }
 
-// Poll returns what is to be sent now, and when to call again at the latest: the zero time when the attempt is over. It is to be called after each Receive and Add, too.
+// Met reports whether an authentic packet has come by a path.
+func (m *Machine) Met(p Path) bool {
+	p.Remote = unmap(p.Remote)
+	return slices.ContainsFunc(m.targets, func(t *target) bool { return t.met && t.Path == p })
+}
+
+// Poll returns what is to be sent now, and when to call again at the latest: the zero time when the attempt is over. It is to be called after each Receive, Add and Peer, too.
 func (m *Machine) Poll(now time.Time) (packets []Packet, next time.Time) {
 	packets, m.out = m.out, nil
 	if !now.Before(m.end) {
@@ -95,8 +122,7 @@ func (m *Machine) Poll(now time.Time) (packets []Packet, next time.Time) {
 	}
 	next = m.end
 	for _, t := range m.targets {
-		// Once something works the side that was offered the session only answers; the other has what it wants.
-		if m.works.IsValid() && t.addr != m.works {
+		if t.sent >= maxPings || !m.wants(t, now) {
 			continue
 		}
 		if !now.Before(t.next) {
@@ -106,78 +132,81 @@ func (m *Machine) Poll(now time.Time) (packets []Packet, next time.Time) {
 			next = t.next
 		}
 	}
+	if !m.works.Remote.IsValid() {
+		packets, next = m.pollSpray(now, packets, next)
+	}
 	return packets, next
+}
+
+// wants reports whether something may come of pings to t: until something works, and then to keep it so, and for a better one.
+func (m *Machine) wants(t *target, now time.Time) bool {
+	return !m.works.Remote.IsValid() || t.Path == m.works || !t.answered && m.better(t, now)
+}
+
+func (m *Machine) better(t *target, now time.Time) bool {
+	return t.rank() < m.works.rank() && now.Sub(m.since) < improving
 }
 
 func (m *Machine) ping(t *target, now time.Time) Packet {
 	t.last, t.next = now, now.Add(gaps[min(t.sent, len(gaps)-1)])
 	t.sent++
-	m.number++
+	p := m.fling(t.Path)
 	if t.pings = append(t.pings, m.number); len(t.pings) > 16 {
 		t.pings = t.pings[1:]
 	}
-	return m.packet(t.addr, packet{kind: kindPing, number: m.number})
+	return p
 }
 
-func (m *Machine) packet(to netip.AddrPort, p packet) Packet {
+// fling returns a ping that is not remembered: what comes of it is pinged in its turn.
+func (m *Machine) fling(p Path) Packet {
+	m.number++
+	return m.packet(p, packet{kind: kindPing, number: m.number})
+}
+
+func (m *Machine) packet(to Path, p packet) Packet {
 	p.session, p.controlled = m.cfg.Session, m.cfg.Controlled
 	return Packet{to, p.append(nil, &m.cfg.Key)}
 }
 
-// Receive takes a packet that has come, if it is one of the session's, and reports whether it was authentic and new.
-func (m *Machine) Receive(now time.Time, from netip.AddrPort, b []byte) bool {
+// Receive takes a packet that has come, at the socket and from the address that path says, if it is one of the session's, and reports whether it was authentic and new. b stays the caller's.
+func (m *Machine) Receive(now time.Time, path Path, b []byte) bool {
 	p, ok := parse(b, &m.cfg.Key)
-	if !ok || p.session != m.cfg.Session || p.controlled == m.cfg.Controlled || !now.Before(m.end) || !m.fresh(p.number) {
+	if !ok || p.session != m.cfg.Session || p.controlled == m.cfg.Controlled || !now.Before(m.end) || !m.came.fresh(p.number) {
 		return false
 	}
-	t := m.add(now, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+	path.Remote = unmap(path.Remote)
+	t := m.target(now, path)
 	if t == nil {
 		return true
 	}
-	if p.kind == kindPing {
+	t.met = true
+	switch {
+	case p.kind == kindPong:
+		m.answer(t, p.echo, now)
+	case t.pongs < maxPongs && len(m.out) < maxWaiting:
+		t.pongs++
 		m.number++
-		m.out = append(m.out, m.packet(t.addr, packet{kind: kindPong, number: m.number, echo: p.number}))
+		m.out = append(m.out, m.packet(t.Path, packet{kind: kindPong, number: m.number, echo: p.number}))
 		// The peer gets through to us, so our packets to it get through now: soon, and not when their turn comes.
-		if soon := t.last.Add(gaps[0]); !m.works.IsValid() && soon.Before(t.next) {
+		if soon := t.last.Add(gaps[0]); !t.answered && soon.Before(t.next) {
 			t.next = soon
 		}
-		return true
-	}
-	if !m.works.IsValid() && t.sentPing(p.echo) {
-		m.works = t.addr
 	}
 	return true
 }
 
-func (t *target) sentPing(number uint32) bool {
-	for _, n := range t.pings {
-		if n == number {
-			return true
-		}
+// answer takes the peer's answer to a ping to t.
+func (m *Machine) answer(t *target, echo uint32, now time.Time) {
+	if !slices.Contains(t.pings, echo) {
+		return
 	}
-	return false
-}
-
-// fresh reports whether the peer's packet of that number has not come before (PN4).
-func (m *Machine) fresh(number uint32) bool {
+	t.answered = true
 	switch {
-	case number == 0:
-		return false
-	case number > m.highest:
-		if shift := number - m.highest; shift < 64 {
-			m.window = m.window<<shift | 1
-		} else {
-			m.window = 1
-		}
-		m.highest = number
-		return true
-	case m.highest-number >= 64:
-		return false
+	case !m.works.Remote.IsValid():
+		m.works, m.since = t.Path, now
+	case m.better(t, now):
+		m.works = t.Path
 	}
-	bit := uint64(1) << (m.highest - number)
-	if m.window&bit != 0 {
-		return false
-	}
-	m.window |= bit
-	return true
 }
+
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 
 	"github.com/Blockchain-CN/pheromones/internal/wire"
 )
@@ -19,9 +18,9 @@ type Type byte
 
 // The types of messages (PN1). A receiver skips those it does not know.
 const (
-	// Offer opens a session: Session, Key and Addrs. It comes from the side that can move the connection.
+	// Offer opens a session: Session, Key, Addrs, Outside and Mapping. It comes from the side that can move the connection.
 	Offer Type = 1
-	// Answer takes the offer: Session and Addrs.
+	// Answer takes the offer: Session, Addrs, Outside and Mapping.
 	Answer Type = 2
 	// Moved says that the sender, which moves the connection, sends by Addrs[0] now, or by the relay if there is none.
 	Moved Type = 3
@@ -44,6 +43,8 @@ type Message struct {
 	Session Session
 	Key     Key
 	Addrs   []netip.AddrPort // 16 at most
+	Outside int              // how many of Addrs, the first ones, are those at which the sender is seen from outside
+	Mapping Mapping          // of the NAT before the sender
 }
 
 // ErrMalformed is what a message that breaks the format fails with.
@@ -67,6 +68,9 @@ func (m Message) Append(b []byte) []byte {
 			b = append(b, byte(len(ip)))
 			b = append(b, ip...)
 			b = binary.BigEndian.AppendUint16(b, a.Port())
+		}
+		if m.Type == Offer || m.Type == Answer {
+			b = append(b, byte(min(max(m.Outside, 0), len(addrs))), byte(m.Mapping))
 		}
 	}
 	binary.BigEndian.PutUint16(b[start-2:], uint16(len(b)-start))
@@ -105,6 +109,14 @@ func ParseBody(t Type, body []byte) (Message, error) {
 		ip, _ := netip.AddrFromSlice(r.Bytes("address", size))
 		m.Addrs = append(m.Addrs, netip.AddrPortFrom(ip.Unmap(), r.Uint16("port")))
 	}
+	if t == Offer || t == Answer {
+		if m.Outside = int(r.Uint8("number seen from outside")); m.Outside > n {
+			r.Fail("number seen from outside", "is %d of %d addresses", m.Outside, n)
+		}
+		if m.Mapping = Mapping(r.Uint8("mapping")); m.Mapping > DependentMapping {
+			m.Mapping = UnknownMapping
+		}
+	}
 	if err := r.Err(); err != nil {
 		return Message{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
@@ -129,21 +141,4 @@ func Read(r io.Reader) (Message, error) {
 		return Message{}, err
 	}
 	return ParseBody(Type(head[0]), body)
-}
-
-// Usable returns those of a peer's addresses that packets may be sent to: of the family of local, where this side's port is, unicast, with a port, and loopback
-// only if local is.
-func Usable(addrs []netip.AddrPort, local netip.Addr) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, a := range addrs {
-		ip := a.Addr().Unmap()
-		a = netip.AddrPortFrom(ip, a.Port())
-		switch {
-		case !ip.IsValid(), a.Port() == 0, ip.IsUnspecified(), ip.IsMulticast(), ip.Is4() != local.Is4():
-		case ip.IsLoopback() && !local.IsLoopback(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}), ip.IsLinkLocalUnicast() && ip.Is6():
-		case !slices.Contains(out, a):
-			out = append(out, a)
-		}
-	}
-	return out[:min(len(out), MaxAddrs)]
 }
