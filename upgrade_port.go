@@ -152,11 +152,11 @@ func (p *punching) run(ctx context.Context) {
 		works, ok := p.machine.Works()
 		p.mu.Unlock()
 		for _, q := range packets {
-			p.o.listener.WritePacket(q.Data, q.To) // what fails is a lost packet
+			p.o.listener.WritePacket(q.Data, q.Remote) // what fails is a lost packet
 		}
 		if ok && !told {
 			told = true
-			p.works <- works
+			p.works <- works.Remote
 		}
 		if next.IsZero() {
 			return
@@ -180,7 +180,7 @@ func (o *outside) punched(session punch.Session, from netip.AddrPort, b []byte) 
 		return
 	}
 	p.mu.Lock()
-	ours := p.machine.Receive(time.Now(), from, b)
+	ours := p.machine.Receive(time.Now(), punch.Path{Remote: from}, b)
 	p.mu.Unlock()
 	if ours {
 		p.poke()

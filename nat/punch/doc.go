@@ -9,8 +9,8 @@
 //
 // # Guessing ports
 //
-// A NAT that gives a socket another port for each address it sends to, before a peer whose NAT lets in only addresses that it has sent to, needs more: if the caller permits, one side opens up to [MaxSockets] further
-// sockets, and the other guesses up to [MaxGuesses] ports. [Machine.Peer] says what must be known for it. A packet's Path says which socket it is for; one that is not open yet is to be opened then. When a path
+// A NAT that gives a socket another port for each address it sends to, before a peer whose NAT lets in only addresses that it has sent to, needs more: when a machine is [Machine.Stuck] and the caller permits it to [Machine.Guess], one side opens up to [MaxSockets] further
+// sockets, and the other guesses up to [MaxGuesses] ports. [Machine.Peer] says what must be known for it, and whoever permits bounds it over all peers, as any of them may name any address. A packet's Path says which socket it is for; one that is not open yet is to be opened then. When a path
 // works the caller keeps its socket, and those by which QUIC's packets come from where the machine has [Machine.Met] the peer.
 //
 // # Safety

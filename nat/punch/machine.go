@@ -132,9 +132,7 @@ func (m *Machine) Poll(now time.Time) (packets []Packet, next time.Time) {
 			next = t.next
 		}
 	}
-	if !m.works.Remote.IsValid() {
-		packets, next = m.pollSpray(now, packets, next)
-	}
+	packets, next = m.pollSpray(now, packets, next)
 	return packets, next
 }
 

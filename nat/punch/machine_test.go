@@ -142,7 +142,7 @@ func (t tapMember) take(from, to netip.AddrPort, b []byte) {
 // TestFlood: a peer that pings as fast as it can, from forged addresses too, is answered within bounds.
 func TestFlood(t *testing.T) { // PN5
 	now := time.Unix(0, 0)
-	m := New(now, Config{Key: testKey, Session: testSession, Remote: []netip.AddrPort{addrA}, Guess: true, Sockets: MaxSockets})
+	m := New(now, Config{Key: testKey, Session: testSession, Remote: []netip.AddrPort{addrA}})
 	type flow struct {
 		to   netip.AddrPort
 		kind byte

@@ -44,9 +44,11 @@ const (
 // spray is how a machine gets through when one side's NAT gives it another port for each address, and the other's lets in nobody but whom it has sent to: the one opens many sockets and sends
 // from each of them to the other, which guesses ports. With 256 open, about every 250th guess hits one. What hits is met like any other packet. Neither may know which side it is; then both do both.
 type spray struct {
-	begun   time.Time // when the peer was known; zero: not yet
-	outside []netip.AddrPort
-	mapping Mapping
+	after     time.Time // when the simple way has had its time; zero: nothing is known of the peer
+	outside   []netip.AddrPort
+	mapping   Mapping
+	permitted bool
+	sockets   int // how many there may be
 
 	socket, round int
 	socketNext    time.Time
@@ -55,7 +57,7 @@ type spray struct {
 	order         func() uint16
 }
 
-// Peer tells the machine how the peer is seen from outside, by IPv4, at the addresses that [Usable] has left of those, and how its NAT maps. If the simple way fails, the machine may then guess ports of the first such address, and have its ports guessed from there.
+// Peer tells the machine how the peer is seen from outside, by IPv4, at the addresses that [Usable] has left of those, and how its NAT maps. Only then can it be [Machine.Stuck].
 func (m *Machine) Peer(now time.Time, outside []netip.AddrPort, mapping Mapping) {
 	s := &m.spray
 	s.mapping = mapping
@@ -65,15 +67,34 @@ func (m *Machine) Peer(now time.Time, outside []netip.AddrPort, mapping Mapping)
 			s.outside = append(s.outside, a)
 		}
 	}
-	if !s.begun.IsZero() || len(s.outside) == 0 {
+	if !s.after.IsZero() || len(s.outside) == 0 {
 		return
 	}
-	wait := unknownAfter
+	s.after = now.Add(unknownAfter)
 	if mapping != UnknownMapping && m.cfg.Mapping != UnknownMapping {
-		wait = knownAfter
+		s.after = now.Add(knownAfter)
 	}
-	s.begun = now.Add(wait)
-	s.socketNext, s.guessNext = s.begun, s.begun.Add(guessAfter)
+}
+
+// Stuck reports whether the simple way has failed, guessing may do better, and [Machine.Guess] has not been called yet.
+func (m *Machine) Stuck(now time.Time) bool {
+	return m.mayGuess() && !m.spray.permitted && !now.Before(m.spray.after) && now.Before(m.end)
+}
+
+// mayGuess reports whether guessing may do any good.
+func (m *Machine) mayGuess() bool {
+	s := &m.spray
+	return !m.works.Remote.IsValid() && !s.after.IsZero() && len(s.outside) > 0 && (m.opens() || m.guesses())
+}
+
+// Guess permits the machine to guess ports, and to use further sockets, as many as given and [MaxSockets] at most, for a peer that guesses. It sends then up to two packets from each and [MaxGuesses] others.
+func (m *Machine) Guess(now time.Time, sockets int) {
+	s := &m.spray
+	if s.permitted {
+		return
+	}
+	s.permitted, s.sockets = true, min(sockets, MaxSockets)
+	s.socketNext, s.guessNext = now, now.Add(guessAfter)
 	// Who sees the guesses learns nothing of the key.
 	seed := hmac.New(sha256.New, m.cfg.Key[:])
 	seed.Write([]byte{'g', 'u', 'e', 's', 's', boolByte(m.cfg.Controlled)})
@@ -110,19 +131,25 @@ func permutation(r *rand.Rand) func() uint16 {
 	}
 }
 
-// opens and guesses report which part this side has.
+// opens and guesses report which part this side has: both, if it may be either.
 func (m *Machine) opens() bool {
-	return m.cfg.Sockets > 0 && m.cfg.Mapping != IndependentMapping && m.spray.mapping != DependentMapping
+	return m.cfg.Mapping != IndependentMapping && m.spray.mapping != DependentMapping
 }
 
 func (m *Machine) guesses() bool {
-	return m.cfg.Guess && m.cfg.Mapping != DependentMapping && m.spray.mapping != IndependentMapping
+	return m.cfg.Mapping != DependentMapping && m.spray.mapping != IndependentMapping
 }
 
 // pollSpray adds to what Poll returns.
 func (m *Machine) pollSpray(now time.Time, packets []Packet, next time.Time) ([]Packet, time.Time) {
 	s := &m.spray
-	if s.begun.IsZero() || len(s.outside) == 0 {
+	if !m.mayGuess() {
+		return packets, next
+	}
+	if !s.permitted {
+		if now.Before(s.after) && s.after.Before(next) {
+			next = s.after // to ask Stuck then
+		}
 		return packets, next
 	}
 	to := s.outside[0]
@@ -131,11 +158,11 @@ func (m *Machine) pollSpray(now time.Time, packets []Packet, next time.Time) ([]
 			next = t
 		}
 	}
-	if m.opens() && s.round < socketRounds {
+	if m.opens() && s.sockets > 0 && s.round < socketRounds {
 		for i := 0; i < socketsATurn && s.round < socketRounds && !now.Before(s.socketNext); i++ {
 			s.socket++
 			packets = append(packets, m.fling(Path{s.socket, to}))
-			if s.socket >= min(m.cfg.Sockets, MaxSockets) {
+			if s.socket >= s.sockets {
 				s.socket, s.round = 0, s.round+1
 				s.socketNext = now.Add(roundPause)
 			}

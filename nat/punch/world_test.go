@@ -224,6 +224,7 @@ type peer struct {
 	advertised []netip.AddrPort // by the other side
 	met        map[netip.AddrPort]bool
 	machine    *Machine
+	guess      bool
 	wake       int // the Poll that counts
 	sent       int
 	sentTo     map[netip.AddrPort]int
@@ -304,9 +305,7 @@ func (p *peer) take(from, to netip.AddrPort, b []byte) {
 
 func (p *peer) begin(cfg Config, guess bool) {
 	cfg.Key, cfg.Session, cfg.Mapping = testKey, testSession, p.mapping
-	if guess && len(p.seen) > 0 {
-		cfg.Guess, cfg.Sockets = true, MaxSockets
-	}
+	p.guess = guess && len(p.seen) > 0
 	p.machine, p.began = New(p.w.now, cfg), p.w.now
 }
 
@@ -331,6 +330,9 @@ func (p *peer) send(path Path, b []byte) {
 }
 
 func (p *peer) poll() {
+	if p.guess && p.machine.Stuck(p.w.now) {
+		p.machine.Guess(p.w.now, MaxSockets)
+	}
 	packets, next := p.machine.Poll(p.w.now)
 	for _, q := range packets {
 		p.sent++
@@ -356,7 +358,7 @@ func (p *peer) poll() {
 
 // check asserts PN5: a packet goes to an address that the peer has told or that an authentic packet has come from, or to a guessed port of one.
 func (p *peer) check(q Packet) {
-	guess := p.machine.cfg.Guess && q.Socket == 0 && q.Data[0] == kindPing &&
+	guess := p.guess && q.Socket == 0 && q.Data[0] == kindPing &&
 		slices.ContainsFunc(p.advertised, func(a netip.AddrPort) bool { return a.Addr() == q.Remote.Addr() })
 	if !slices.Contains(p.advertised, q.Remote) && !p.met[q.Remote] && !guess {
 		p.w.t.Errorf("%s sends to %v, which nobody has told it", p.name, q.Remote)
