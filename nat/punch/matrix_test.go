@@ -110,7 +110,7 @@ func TestGuessing(t *testing.T) {
 		{"which side is unknown", easy, hard, 1},
 		{"which side is unknown, the other way", hard, easy, 1},
 	} {
-		const tries = 50
+		const tries = 30
 		var times []time.Duration
 		packets := 0
 		for seed := range uint64(tries) {
