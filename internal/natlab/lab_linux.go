@@ -82,14 +82,14 @@ func (l *Lab) connect(n *netns, name string, addrs ...netip.Addr) (at string, er
 		return "", err
 	}
 	l.links = append(l.links, k)
-	up := fmt.Sprintf("link set %s up txqueuelen %d\n", at, queue)
+	up := fmt.Sprintf("link set %s up mtu %d txqueuelen 4000\n", at, mtu)
 	for _, a := range addrs {
 		up += fmt.Sprintf("route add %s dev %s\n", a, at)
 	}
 	if err := l.core.ip("%s", up); err != nil {
 		return "", err
 	}
-	return at, n.ip("link set %s up txqueuelen %d\n", name, queue)
+	return at, n.ip("link set %s up mtu %d txqueuelen 4000\n", name, mtu)
 }
 
 // Public makes a host with a public address and nothing before it.

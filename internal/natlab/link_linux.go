@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,8 +13,11 @@ import (
 
 const (
 	mtu = 1500
-	// queue is how many packets a link holds in each direction; what comes when it is full is lost. At a delay of 10 ms it is full at 600 MB/s.
-	queue = 4096
+	// maxPacket is what is read at once: several packets in one, which the kernel cuts apart where it must (segmentation offload), behind a header of 10 bytes
+	// (struct virtio_net_hdr) that says how.
+	maxPacket = 64<<10 + 10
+	// maxQueued is how many bytes a link holds in each direction; what comes when it is full is lost. With a delay of 10 ms it is full at 800 MB/s.
+	maxQueued = 8 << 20
 )
 
 // link carries packets between two TUN devices, after a delay.
@@ -53,8 +57,14 @@ func openTUN(n *netns, name string) (f *os.File, err error) {
 		}
 		request, err := unix.NewIfreq(name)
 		if err == nil {
-			request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+			request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+		}
+		if err == nil {
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_USO4|unix.TUN_F_USO6)
+		}
+		if err == unix.EINVAL { // a kernel before 6.2
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4)
 		}
 		if err != nil {
 			unix.Close(fd)
@@ -73,39 +83,35 @@ func openTUN(n *netns, name string) (f *os.File, err error) {
 func carry(from, to *os.File, delay time.Duration) {
 	type packet struct {
 		due  time.Time
-		size int
+		data []byte
 	}
-	packets, room := make([]packet, queue), make([]byte, queue*mtu) // a ring
-	first, n := 0, 0
-	var spare [mtu]byte
+	var packets []packet
+	queued := 0
+	room := make([]byte, maxPacket)
 	var deadline time.Time
 	for {
-		for now := time.Now(); n > 0 && !packets[first].due.After(now); n-- {
-			to.Write(room[first*mtu:][:packets[first].size]) // what fails is a lost packet
-			first = (first + 1) % queue
+		for len(packets) > 0 && !packets[0].due.After(time.Now()) {
+			to.Write(packets[0].data) // what fails is a lost packet
+			queued -= len(packets[0].data)
+			packets[0].data = nil
+			packets = packets[1:]
 		}
 		var want time.Time
-		if n > 0 {
-			want = packets[first].due
+		if len(packets) > 0 {
+			want = packets[0].due
 		}
 		if want != deadline {
 			deadline = want
 			from.SetReadDeadline(deadline)
 		}
-		last := (first + n) % queue
-		b := room[last*mtu:][:mtu]
-		if n == queue {
-			b = spare[:]
-		}
-		size, err := from.Read(b)
+		n, err := from.Read(room)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-		case errors.Is(err, unix.EIO): // the device is down
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EIO): // EIO: the device is down
 		case err != nil:
 			return
-		case n < queue:
-			packets[last] = packet{time.Now().Add(delay), size}
-			n++
+		case queued+n <= maxQueued:
+			packets = append(packets, packet{time.Now().Add(delay), slices.Clone(room[:n])})
+			queued += n
 		}
 	}
 }
