@@ -55,6 +55,7 @@ const arrows = `
 	# Those who put it together, or to the test.
 	pheromones, internal/leak < conformance
 	pheromones < conformance/internal/broken
+	pheromones < conformance/nats
 	pheromones, conformance, tcp, mux, quic, transport/mem, nat < cmd/..., examples/...
 	router/gossip/simulate < cmd/...
 
@@ -62,6 +63,7 @@ const arrows = `
 	github.com/hashicorp/yamux < mux
 	github.com/quic-go/quic-go, golang.org/x/net, golang.org/x/sys < quic
 	golang.org/x/net < conformance
+	github.com/pion/transport/v4, github.com/pion/logging < conformance/nats
 	go.etcd.io/bbolt < router/store
 	github.com/pion/stun/v3 < nat/stun
 	golang.org/x/net, golang.org/x/sys < nat
