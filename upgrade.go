@@ -41,7 +41,7 @@ const (
 	retryMax   = time.Minute
 )
 
-// upgrade looks after the path of one link that began through a relay, on the side that can move it: it moves it to a direct path as soon as there is one, and back to a
+// upgrade looks after the path of one link with a peer that can be reached through a relay, on the side that can move it: it moves it to a direct path as soon as there is one, and back to a
 // relay when the direct path falls silent. All of it belongs to the goroutine of run, but inbox.
 type upgrade struct {
 	n     *Node
@@ -51,7 +51,7 @@ type upgrade struct {
 	inbox chan punch.Message // what the peer says; closed by the reader at the stream's end
 	rest  []byte             // of a message that could not be written whole
 
-	first    transport.Addr   // where the link began
+	first    transport.Addr   // the address through a relay that the link began at, or that was known then
 	cur      lane             // that packets take
 	spare    lane             // on standby; the zero lane: none
 	probed   time.Time        // when something about the spare was last tried
@@ -76,6 +76,7 @@ type lane struct {
 	addr   transport.Addr   // as Info shows it
 	tunnel transport.Tunnel // that we have made; nil if it is direct, or if the link began there
 	end    func()           // ends the tunnel
+	began  bool             // the link began there
 }
 
 // close ends a lane that is not used any more.
@@ -87,7 +88,7 @@ func (l lane) close() {
 
 // kept returns the lane as it is once it has been left: that where the link began cannot be kept on standby.
 func (l lane) kept() lane {
-	if l.relayed() && l.tunnel == nil {
+	if l.began {
 		return lane{}
 	}
 	return l
@@ -104,19 +105,31 @@ func (n *Node) attached(ctx context.Context, c transport.Conn) {
 		return
 	}
 	o := n.portOf(info.LocalAddr)
-	switch {
-	case o == nil:
-	case info.RemoteAddr.Scheme != relay.Scheme:
+	if o == nil {
+		return
+	}
+	first := info.RemoteAddr
+	if first.Scheme != relay.Scheme {
 		// Whoever can be dialled tells us how it sees us, so that we know when we want a direct path to somebody else.
 		o.ask(ctx, m.Path())
-	case n.cfg.Path == PathRelayAllowed:
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(c.Context(), cancel)()
-		u := &upgrade{n: n, c: m, o: o, first: info.RemoteAddr, cur: lane{addr: info.RemoteAddr}, shown: info.RemoteAddr, inbox: make(chan punch.Message, 8)}
-		if err := u.run(ctx); err != nil && ctx.Err() == nil {
-			n.log.Debug("pheromones: a link stays on its path", "peer", info.RemotePeer, "path", c.Info().RemoteAddr, "err", err)
+		addrs := n.router.Addresses(info.RemotePeer)
+		i := slices.IndexFunc(addrs, func(a transport.Addr) bool { return a.Scheme == relay.Scheme })
+		if i < 0 {
+			return // nothing leads around it
 		}
+		first = addrs[i]
+	}
+	if n.cfg.Path != PathRelayAllowed {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.Context(), cancel)()
+	u := &upgrade{
+		n: n, c: m, o: o, first: first, cur: lane{addr: info.RemoteAddr, began: true}, shown: info.RemoteAddr, inbox: make(chan punch.Message, 8),
+	}
+	if err := u.run(ctx); err != nil && ctx.Err() == nil {
+		n.log.Debug("pheromones: a link stays on its path", "peer", info.RemotePeer, "path", c.Info().RemoteAddr, "err", err)
 	}
 }
 
@@ -133,8 +146,10 @@ func (u *upgrade) run(ctx context.Context) error {
 	defer func() {
 		s.Reset(transport.CodeClosed)
 		u.giveUp()
-		u.cur.close()
 		u.spare.close()
+		if cur := u.cur; cur.end != nil {
+			context.AfterFunc(u.c.Context(), cur.end) // the link may outlive the peer's interest in its path
+		}
 	}()
 	running.Go(func() {
 		defer close(u.inbox)
@@ -151,8 +166,13 @@ func (u *upgrade) run(ctx context.Context) error {
 		}
 	})
 	u.heard = time.Now()
-	u.offer(ctx)
-	running.Go(func() { u.o.ask(ctx) })
+	if u.cur.relayed() {
+		u.offer(ctx)
+		running.Go(func() { u.o.ask(ctx) })
+	} else {
+		u.sayMoved() // which opens the stream
+		u.keepSpare(ctx)
+	}
 	timer := time.NewTimer(u.pause())
 	defer timer.Stop()
 	for {
@@ -441,7 +461,7 @@ func (u *upgrade) detour(ctx context.Context, a transport.Addr, do func(context.
 	tunnel, end, err := u.n.detour(ctx, a, l)
 	if err == nil {
 		if err = do(ctx, tunnel); err == nil {
-			return lane{a, tunnel, end}, true
+			return lane{addr: a, tunnel: tunnel, end: end}, true
 		}
 		end()
 	}

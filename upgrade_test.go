@@ -291,6 +291,34 @@ func TestUpgradeSurvives(t *testing.T) {
 	}
 }
 
+// TestDirectFromTheStart: a link that began directly gets around a fault, too, if the peer can be reached through a relay.
+func TestDirectFromTheStart(t *testing.T) {
+	portRestricted := [2]dependence{independent, addressAndPortDependent}
+	synctest.Test(t, func(t *testing.T) {
+		x := newNATWorld(t, portRestricted, portRestricted, 1)
+		c := newNATNode(t, x.w, "203.0.113.50", nil, pheromones.Config{Name: "c", Join: []transport.Addr{x.relays[0].Addrs()[0]}})
+		time.Sleep(time.Second)
+		x.b = c
+		silence := x.flow(t, 2000, func() {
+			time.Sleep(5 * time.Second)
+			if p := x.a.pathOf(c); p != "quic" {
+				t.Errorf("the path is %s, want a direct one", p)
+			}
+			x.w.move("203.0.113.50", x.w.addNAT("198.51.100.50", independent, addressAndPortDependent))
+			if e := x.a.await(t, router.PathChanged); e.To.Scheme != "relay" {
+				t.Errorf("the event is %+v", e)
+			}
+			if e := x.a.await(t, router.PathChanged); e.To.Scheme != "quic" {
+				t.Errorf("the event is %+v", e)
+			}
+		})
+		t.Logf("the longest silence was %v", silence)
+		if silence > 1500*time.Millisecond {
+			t.Errorf("the longest silence was %v", silence)
+		}
+	})
+}
+
 // TestRelayReplaced: where no direct path can be found, a stream outlives its relay if there is another.
 func TestRelayReplaced(t *testing.T) {
 	symmetric := [2]dependence{addressAndPortDependent, addressAndPortDependent}
