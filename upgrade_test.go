@@ -1,6 +1,7 @@
 package pheromones_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -288,6 +289,78 @@ func TestUpgradeSurvives(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestUpgradeSockets is the whole over real sockets: a transfer both ways begins on the relayed path and outlives the relay.
+func TestUpgradeSockets(t *testing.T) {
+	const size = 24 << 20
+	r := relayNode(t, pheromones.Config{Relay: &relay.Config{Rate: -1, PeerRate: -1}}, "quic")
+	join := pheromones.Config{Join: r.Addrs()[:1]}
+	b := relayNode(t, join, "quic")
+	a := relayNode(t, join, "quic")
+	watch := a.Watch()
+	defer watch.Close()
+	l, err := b.Listen("transfer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	near, err := a.Dial(ctx, relay.Addr(r.ID(), b.ID()).String(), "transfer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	near.Write([]byte{1})
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	io.ReadFull(far, make([]byte, 1))
+	var wg sync.WaitGroup
+	var got atomic.Int64
+	for i, way := range [][2]net.Conn{{near, far}, {far, near}} {
+		sums := make(chan [32]byte, 2)
+		wg.Go(func() {
+			h := sha256.New()
+			if _, err := io.CopyN(io.MultiWriter(way[0], h), rand.NewChaCha8([32]byte{byte(i)}), size); err != nil {
+				t.Errorf("write: %v", err)
+			}
+			way[0].(transport.Stream).CloseWrite()
+			sums <- [32]byte(h.Sum(nil))
+		})
+		wg.Go(func() {
+			h := sha256.New()
+			b := make([]byte, 1<<16)
+			for {
+				n, err := way[1].Read(b)
+				h.Write(b[:n])
+				got.Add(int64(n))
+				if err != nil {
+					break
+				}
+			}
+			sums <- [32]byte(h.Sum(nil))
+			if <-sums != <-sums {
+				t.Error("what came is not what was sent")
+			}
+		})
+	}
+	for e := range watch.C() {
+		if e.Kind == router.PathChanged {
+			if e.From.Scheme != relay.Scheme {
+				t.Errorf("the link moved from %v", e.From)
+			}
+			t.Logf("%d bytes had come when the path changed: %s", got.Load(), e.Reason)
+			break
+		}
+	}
+	r.Close()
+	wg.Wait()
+	if at := near.RemoteAddr().(transport.Addr); at.Scheme != "quic" {
+		t.Errorf("the link ends at %v", at)
 	}
 }
 
