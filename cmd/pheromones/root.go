@@ -45,7 +45,7 @@ func (p *program) execute(ctx context.Context, args []string) int {
 	root.SetVersionTemplate("pheromones {{.Version}}\n")
 	root.PersistentFlags().BoolVarP(&p.verbose, "verbose", "v", false, "log to standard error")
 	root.AddCommand(p.idCommand(), p.demoCommand(), p.serveCommand(), p.sendCommand(), p.pingCommand(), p.pipeCommand(),
-		p.routesCommand(), p.conformanceCommand(), p.simulateCommand())
+		p.routesCommand(), p.netcheckCommand(), p.conformanceCommand(), p.simulateCommand())
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !started {
 		err = &exitError{exitUsage, err}

@@ -67,7 +67,7 @@ func TestUsage(t *testing.T) {
 
 // Every command explains itself, by examples.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "id", "demo", "serve", "send", "ping", "pipe", "routes", "conformance"} {
+	for _, name := range []string{"", "id", "demo", "serve", "send", "ping", "pipe", "routes", "netcheck", "conformance"} {
 		args := []string{"--help"}
 		if name != "" {
 			args = []string{name, "--help"}
