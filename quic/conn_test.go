@@ -202,7 +202,7 @@ func TestResumption(t *testing.T) {
 	// The session of another listener of the same peer is not mistaken for this one's.
 	connect(newListener(t, server, "127.0.0.1:0"), true, false)
 	// Another peer takes the address over.
-	l.Close()
+	server.Close() // which frees it, as l.Close does when the last connection has ended
 	other := newListener(t, newTransport(t, newKey(t), nil), l.Addr().HostPort)
 	connect(other, true, false)
 	connect(other, true, true)
