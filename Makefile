@@ -17,7 +17,7 @@ test: ## run the tests
 	$(call each,go test ./...)
 
 race: ## run the tests under the race detector, in random order
-	$(call each,go test -race -shuffle=on ./...)
+	$(call each,go test -race -shuffle=on -timeout 30m ./...)
 
 nat: ## run the tests in the lab of NATs; needs Linux and root
 	@.ci/run nat
