@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -68,11 +70,17 @@ func (a *audience) want(t *testing.T, who string, texts map[string]identity.ID) 
 	}
 }
 
+// brief reports whether tests are to do less: with -short, and under the race detector.
+func brief() bool {
+	info, ok := debug.ReadBuildInfo()
+	return testing.Short() || ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
 func TestBroadcast(t *testing.T) {
 	for scheme, count := range map[string]int{"mem": 50, "quic": 50, "mux": 50, "tcp": 8} {
 		t.Run(scheme, func(t *testing.T) {
-			if testing.Short() {
-				count = min(count, 10)
+			if brief() {
+				count = min(count, 12)
 			}
 			var nodes []*pheromones.Node
 			var audiences []*audience

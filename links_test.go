@@ -240,7 +240,10 @@ func TestReplaceUnderConversations(t *testing.T) {
 
 // In a network of many each node comes to reach every other by its name, though each knows only one address.
 func TestOneAddressIsEnough(t *testing.T) {
-	const nodes = 50
+	nodes := 50
+	if brief() {
+		nodes = 15
+	}
 	for _, scheme := range []string{"tcp", "mux", "quic"} {
 		t.Run(scheme, func(t *testing.T) {
 			var all []*pheromones.Node
