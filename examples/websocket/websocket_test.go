@@ -11,7 +11,7 @@ import (
 )
 
 func harness() conformance.Transport {
-	cfg := &websocket.Config{HandshakeTimeout: 2 * time.Second}
+	cfg := &websocket.Config{HandshakeTimeout: 10 * time.Second}
 	return conformance.Transport{
 		New:     func(key identity.Key) (transport.Transport, error) { return websocket.New(key, cfg) },
 		Listen:  transport.Addr{Scheme: websocket.Scheme, HostPort: "127.0.0.1:0"},
