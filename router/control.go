@@ -35,12 +35,11 @@ const (
 
 // control is this side of a link's control stream. It is guarded by Router.mu.
 type control struct {
-	stream   transport.Stream // nil until there is one
-	waiting  []byte           // to be written
-	writing  bool             // a goroutine does
-	greeted  bool             // the peer's hello has come
-	asked    time.Time        // when a ping went that is not answered yet
-	retiring bool             // the peer was asked whether it needs the link
+	stream  transport.Stream // nil until there is one
+	waiting []byte           // to be written
+	writing bool             // a goroutine does
+	greeted bool             // the peer's hello has come
+	asked   time.Time        // when a ping went that is not answered yet
 }
 
 func appendControl(b []byte, kind byte, body ...byte) []byte {

@@ -193,7 +193,7 @@ func (r *Router) keepLink(rt *route, l *link, now time.Time) {
 	case !c.asked.IsZero() && now.Sub(c.asked) > probeTimeout:
 		l.closing = true
 		r.closeLink(l, transport.CodeTimeout, "it gave no sign of life")
-	case l.consent && l.active == 0 && now.Sub(l.quietSince()) > stalePledge:
+	case l.consent && l.active == 0 && now.Sub(l.pledged) > stalePledge:
 		// The peer has promised nothing in return, or counts otherwise.
 		l.closing = true
 		r.closeLink(l, transport.CodeSuperseded, "nothing has run on it for long")
@@ -202,7 +202,8 @@ func (r *Router) keepLink(rt *route, l *link, now time.Time) {
 	}
 }
 
-// stalePledge is how long a link that has lost is kept though nothing runs on it and the peer does not agree to its end.
+// stalePledge is how long a link that this side has given up is kept though nothing runs on it and the peer does not agree to
+// its end.
 const stalePledge = time.Minute
 
 // quietSince returns since when nothing has run on the link, with mu held.

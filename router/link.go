@@ -23,6 +23,7 @@ type link struct {
 	ended     bool          // run is over
 	settled   chan struct{} // closed when the link is proven, or will never be
 	quiet     time.Time     // when the last stream ended; zero if there never was one
+	pledged   time.Time     // when this side last said its pledge
 	draining  bool          // takes no new stream of ours, and closes when it has been quiet
 	timer     *time.Timer   // of a draining link: calls expire. It is one of Router.running until stopped or run to its end
 	deadline  time.Time     // when a draining link closes whatever runs on it
@@ -211,6 +212,7 @@ func (r *Router) carryOut(rt *route, orders []order) {
 		case sendReady:
 			l.say(appendControl(nil, controlReady))
 		case sendPledge:
+			l.pledged = time.Now()
 			l.say(appendPledge(nil, o.pledge))
 		case closeLink:
 			r.closeLink(l, o.code, o.reason)
