@@ -29,8 +29,10 @@ type outside struct {
 
 	mu      sync.Mutex
 	servers []netip.AddrPort // whom we asked, the latest first
-	seen    []netip.AddrPort // how they see the port, the latest first
+	round   int              // how often we did
+	views   []view           // how they see the port, the latest first
 	punches map[punch.Session]*punching
+	guessed [maxGuesses]time.Time // when ports were last guessed, the oldest first
 }
 
 // newResponder returns what answers STUN at the node's ports.

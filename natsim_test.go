@@ -91,6 +91,10 @@ func (n *nat) out(from, to netip.AddrPort) netip.AddrPort {
 	port, ok := n.mappings[key]
 	if !ok {
 		n.next++
+		if n.mapping != independent {
+			for n.next = n.next*25173 + 13848; n.next < 1024; n.next = n.next*25173 + 13849 { // the next one is far from the last
+			}
+		}
 		port = n.next
 		n.mappings[key] = port
 		n.inside[port] = from

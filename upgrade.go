@@ -36,6 +36,8 @@ const (
 	followTimeout = 2 * time.Second
 	// spareEvery is how often the spare lane is tried, which also keeps the relay from closing it.
 	spareEvery = 20 * time.Second
+	// improveFor is how long a better path is still looked for once there is one.
+	improveFor = 600 * time.Millisecond
 	// retryFirst and retryMax are the pauses between attempts at a direct path.
 	retryFirst = 2 * time.Second
 	retryMax   = time.Minute
@@ -51,17 +53,17 @@ type upgrade struct {
 	inbox chan punch.Message // what the peer says; closed by the reader at the stream's end
 	rest  []byte             // of a message that could not be written whole
 
-	first    transport.Addr   // the address through a relay that the link began at, or that was known then
-	cur      lane             // that packets take
-	spare    lane             // on standby; the zero lane: none
-	probed   time.Time        // when something about the spare was last tried
-	shown    transport.Addr   // the path that watchers know
-	why      string           // why it is no longer that
-	flips    int              // since something was last heard
-	punching *punching        // under way; nil: none
-	offered  []netip.AddrPort // what the peer was told of our addresses for it
-	retry    time.Time        // when the next attempt is due while the link is relayed
-	giveUpAt time.Time        // when the one under way is over
+	first    transport.Addr // the address through a relay that the link began at, or that was known then
+	cur      lane           // that packets take
+	spare    lane           // on standby; the zero lane: none
+	probed   time.Time      // when something about the spare was last tried
+	shown    transport.Addr // the path that watchers know
+	why      string         // why it is no longer that
+	flips    int            // since something was last heard
+	punching *punching      // under way; nil: none
+	offered  punch.Message  // what the peer was told of our addresses for it
+	retry    time.Time      // when the next attempt is due while the link is relayed
+	giveUpAt time.Time      // when the one under way is over
 	failures int
 
 	sent, received uint64
@@ -176,7 +178,7 @@ func (u *upgrade) run(ctx context.Context) error {
 	timer := time.NewTimer(u.pause())
 	defer timer.Stop()
 	for {
-		var works chan netip.AddrPort
+		var works chan punch.Path
 		if u.punching != nil {
 			works = u.punching.works
 		}
@@ -190,7 +192,7 @@ func (u *upgrade) run(ctx context.Context) error {
 			u.hear(m)
 		case a := <-works:
 			if u.direct(ctx, a) {
-				u.giveUp()
+				u.giveUpAt = time.Now().Add(improveFor)
 			}
 		case <-timer.C:
 			u.tick(ctx, &running)
@@ -227,14 +229,16 @@ func (u *upgrade) offer(ctx context.Context) {
 	rand.Read(cfg.Key[:])
 	rand.Read(cfg.Session[:])
 	cfg.Session[0] |= 0x80
+	last := u.offered
+	if u.offered = u.o.message(punch.Offer, cfg.Session, cfg.Key); !sameNetwork(last, u.offered) {
+		u.failures = 0
+	}
 	u.failures++
 	u.giveUpAt = time.Now().Add(punch.Lifetime)
 	u.retry = u.giveUpAt.Add(min(retryFirst<<min(u.failures, 8), retryMax))
-	if u.punching = u.o.punch(ctx, cfg); u.punching == nil {
-		return
+	if u.punching = u.o.punch(ctx, cfg, u.failures <= guessTries); u.punching != nil {
+		u.say(u.offered)
 	}
-	u.offered = u.o.candidates()
-	u.say(punch.Message{Type: punch.Offer, Session: cfg.Session, Key: cfg.Key, Addrs: u.offered})
 }
 
 // giveUp ends the attempt under way.
@@ -249,22 +253,25 @@ func (u *upgrade) giveUp() {
 func (u *upgrade) hear(m punch.Message) {
 	switch {
 	case m.Type == punch.Answer && u.punching != nil && m.Session == u.punching.session:
-		u.punching.add(m.Addrs)
+		u.punching.learn(m)
 	case m.Type == punch.Follows && !u.asked.IsZero() && u.flips == 0:
 		u.rtt = time.Since(u.asked)
 	}
 }
 
-// direct moves the link to an address of the peer's that works, and reports whether the peer has followed.
-func (u *upgrade) direct(ctx context.Context, to netip.AddrPort) bool {
+// direct moves the link to a path that works, and reports whether the peer has followed.
+func (u *upgrade) direct(ctx context.Context, path punch.Path) bool {
+	to := path.Remote
+	var own lane
 	ctx2, cancel := context.WithTimeout(ctx, migrateTimeout)
-	err := u.c.Migrate(ctx2, to)
+	err := u.migrate(ctx2, path, &own)
 	cancel()
 	if err != nil {
 		u.n.log.Debug("pheromones: a direct path does not carry", "peer", u.cur.addr.Peer, "path", to, "err", err)
 		return false
 	}
-	u.moved(lane{addr: u.c.Info().RemoteAddr}, "a direct path was found")
+	own.addr = u.c.Info().RemoteAddr
+	u.moved(own, "a direct path was found")
 	if err := u.await(ctx, to); err != nil {
 		u.n.log.Debug("pheromones: the peer does not follow to a direct path", "peer", u.cur.addr.Peer, "path", to, "err", err)
 		u.flip("the peer did not follow to the direct path")
@@ -274,6 +281,23 @@ func (u *upgrade) direct(ctx context.Context, to netip.AddrPort) bool {
 	u.tell()
 	u.keepSpare(ctx)
 	return true
+}
+
+// migrate moves the link to a path that works. If it leads from a further socket that becomes own's tunnel.
+func (u *upgrade) migrate(ctx context.Context, path punch.Path, own *lane) error {
+	if path.Socket == 0 {
+		return u.c.Migrate(ctx, path.Remote)
+	}
+	b, err := u.punching.take(path)
+	if err != nil {
+		return err
+	}
+	if err := u.c.MigrateTunnel(ctx, b.tunnel); err != nil {
+		b.close()
+		return err
+	}
+	own.tunnel, own.end = b.tunnel, b.close
+	return nil
 }
 
 // moved notes that the link has moved to another lane by Migrate or MigrateTunnel. The one left is on standby, unless the link began there.
@@ -340,11 +364,19 @@ func (u *upgrade) relays() []transport.Addr {
 
 // sayMoved tells the peer where packets go now.
 func (u *upgrade) sayMoved() {
-	m := punch.Message{Type: punch.Moved}
-	if at := u.c.Path(); at.IsValid() {
-		m.Addrs = []netip.AddrPort{at}
+	u.say(punch.Message{Type: punch.Moved, Addrs: goesTo(u.c)})
+}
+
+// goesTo returns the address to which packets of a connection go; none if they go by a relay.
+func goesTo(c migrating) []netip.AddrPort {
+	at := c.Path()
+	if to := c.Info().RemoteAddr; !at.IsValid() && to.Scheme != relay.Scheme {
+		at, _ = netip.ParseAddrPort(to.HostPort) // by a further socket
 	}
-	u.say(m)
+	if !at.IsValid() {
+		return nil
+	}
+	return []netip.AddrPort{at}
 }
 
 // await tells the peer that the link has moved, until it has followed (PA3).
@@ -411,16 +443,16 @@ func (u *upgrade) tick(ctx context.Context, running *sync.WaitGroup) {
 	switch {
 	case now.Sub(u.probed) >= spareEvery && (u.spare.tunnel != nil || !u.cur.relayed() || len(u.relays()) > 1):
 		u.keepSpare(ctx)
+	case u.punching != nil && now.After(u.giveUpAt):
+		u.giveUp()
 	case !u.cur.relayed():
 	case u.punching == nil && now.After(u.retry):
 		u.offer(ctx)
 		running.Go(func() { u.o.ask(ctx) })
-	case u.punching != nil && now.After(u.giveUpAt):
-		u.giveUp()
 	case u.punching != nil:
-		if list := u.o.candidates(); !slices.Equal(list, u.offered) {
-			u.offered = list
-			u.say(punch.Message{Type: punch.Offer, Session: u.punching.session, Addrs: list})
+		if now := u.o.message(punch.Offer, u.offered.Session, u.offered.Key); !sameLook(now, u.offered) {
+			u.offered = now
+			u.say(now)
 		}
 	}
 }

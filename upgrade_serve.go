@@ -2,8 +2,6 @@ package pheromones
 
 import (
 	"context"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -61,17 +59,34 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 		return err
 	}
 	var attempt *punching
+	var last punch.Message // answer
+	tries := 0             // since there was a direct path
+	var burrows []*burrow  // by which the link has come
+	end := func() {
+		if attempt == nil {
+			return
+		}
+		for burrows = append(burrows, attempt.takeBurrows((*burrow).carries)...); len(burrows) > maxBurrows; burrows = burrows[1:] {
+			burrows[0].close()
+		}
+		attempt.end()
+	}
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer func() {
-		if attempt != nil {
-			attempt.end()
+		end()
+		for _, b := range burrows {
+			if c.Context().Err() != nil {
+				b.close()
+			} else {
+				context.AfterFunc(c.Context(), b.close) // the link outlives the peer's interest in its path
+			}
 		}
 		cancel()
 	}()
 	asking.Go(func() { n.watchServed(ctx, m) })
 	path := info.RemoteAddr
-	allowed, last := maxOffers, time.Now()
+	allowed, counted := maxOffers, time.Now()
 	for {
 		msg, err := punch.Read(s)
 		if err != nil {
@@ -80,32 +95,34 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 		var answer punch.Message
 		switch {
 		case msg.Type == punch.Offer && attempt != nil && attempt.session == msg.Session:
-			attempt.add(msg.Addrs)
+			attempt.learn(msg)
 			continue
 		case msg.Type == punch.Offer:
-			earned := int(time.Since(last) / offerPause)
-			allowed, last = min(maxOffers, allowed+earned), last.Add(time.Duration(earned)*offerPause)
+			earned := int(time.Since(counted) / offerPause)
+			allowed, counted = min(maxOffers, allowed+earned), counted.Add(time.Duration(earned)*offerPause)
 			if allowed == 0 {
 				continue
 			}
 			allowed--
-			if attempt != nil {
-				attempt.end()
+			end()
+			if answer = o.message(punch.Answer, msg.Session, punch.Key{}); !sameNetwork(last, answer) {
+				tries = 0
 			}
-			attempt = o.punch(ctx, punch.Config{
-				Key: msg.Key, Session: msg.Session, Controlled: true, Remote: punch.Usable(msg.Addrs, o.local.Addr()),
-			})
-			answer = punch.Message{Type: punch.Answer, Session: msg.Session, Addrs: o.candidates()}
+			last = answer
+			tries++
+			attempt = o.punch(ctx, punch.Config{Key: msg.Key, Session: msg.Session, Controlled: true}, tries <= guessTries)
+			if attempt != nil {
+				attempt.learn(msg)
+			}
 			asking.Go(func() {
 				o.ask(ctx)
-				if now := o.candidates(); !slices.Equal(now, answer.Addrs) {
-					say(punch.Message{Type: punch.Answer, Session: msg.Session, Addrs: now}) // if it fails, so does reading
+				if now := o.message(punch.Answer, msg.Session, punch.Key{}); !sameLook(now, answer) {
+					say(now) // if it fails, so does reading
 				}
 			})
 		case msg.Type == punch.Moved || msg.Type == punch.Ping:
-			answer = punch.Message{Type: punch.Follows}
-			if at := m.Path(); at.IsValid() {
-				answer.Addrs = []netip.AddrPort{at}
+			if answer = (punch.Message{Type: punch.Follows, Addrs: goesTo(m)}); len(answer.Addrs) > 0 {
+				tries = 0
 			}
 		default:
 			continue

@@ -3,6 +3,7 @@ package quic
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 
@@ -62,6 +63,15 @@ func (l *Listener) add(q *quicgo.Conn) {
 	default:
 		c.CloseWithError(transport.CodeRefused, "too many connections wait to be accepted")
 	}
+}
+
+// OpenPacket opens a further UDP socket at the listener's IP, with a port of its own, as the listener's was opened (see Config.ListenPacket). It is the caller's, and QUIC has nothing to do with it.
+func (l *Listener) OpenPacket(ctx context.Context) (net.PacketConn, error) {
+	pc, err := listenPacket(l.t.conf.ListenPacket).open(ctx, netip.AddrPortFrom(l.socket.local.Addr(), 0))
+	if err != nil {
+		return nil, &transport.OpError{Op: "open a port", Addr: l.Addr(), Err: err}
+	}
+	return pc, nil
 }
 
 // Accept implements [transport.Listener].

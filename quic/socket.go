@@ -40,16 +40,21 @@ type dialAttempt struct{ fail context.CancelCauseFunc }
 // listenPacket opens a socket, as net.ListenConfig does.
 type listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
-// bind opens a UDP socket at local, of local's family only.
-func bind(ctx context.Context, local netip.AddrPort, key identity.Key, listen listenPacket) (*socket, error) {
+// open opens a UDP socket at local, of local's family only. A nil listenPacket means the operating system's.
+func (listen listenPacket) open(ctx context.Context, local netip.AddrPort) (net.PacketConn, error) {
+	if listen == nil {
+		listen = new(net.ListenConfig).ListenPacket
+	}
 	network := "udp6"
 	if local.Addr().Is4() {
 		network = "udp4"
 	}
-	if listen == nil {
-		listen = new(net.ListenConfig).ListenPacket
-	}
-	pc, err := listen(ctx, network, local.String())
+	return listen(ctx, network, local.String())
+}
+
+// bind opens a UDP socket at local, of local's family only.
+func bind(ctx context.Context, local netip.AddrPort, key identity.Key, listen listenPacket) (*socket, error) {
+	pc, err := listen.open(ctx, local)
 	if err != nil {
 		return nil, err
 	}
