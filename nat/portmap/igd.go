@@ -292,10 +292,9 @@ func parseDescription(r io.Reader, client http.Client, where *url.URL) ([]*servi
 	return services, nil
 }
 
-// httpClient returns a client that talks to one host only, whatever it is told, and reads no more than is good.
+// httpClient returns a client that talks to one host only, whatever refers or redirects it, and reads no more than is good.
 func httpClient(host netip.Addr) http.Client {
 	return http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: bounded{&http.Transport{
 			DisableKeepAlives:      true,
 			DisableCompression:     true,

@@ -25,6 +25,7 @@ type device struct {
 	errors  map[string]int    // code to answer each action with
 	lease   map[string]bool   // leases that it knows; nil: any
 	calls   []string
+	sent    int // MiB of what has no end
 }
 
 const description = `<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><device><deviceType>urn:schemas-upnp-org:device:InternetGatewayDevice:1</deviceType>
@@ -62,8 +63,10 @@ func (d *device) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://192.0.2.1/ctl", http.StatusTemporaryRedirect)
 	case "/endless":
 		w.Write([]byte(`<?xml version="1.0"?><root><a>`))
-		for i := 0; i < 64 && r.Context().Err() == nil; i++ {
-			w.Write(make([]byte, 1<<20))
+		for more := []byte(strings.Repeat(" ", 1<<20)); d.sent < 64; d.sent++ {
+			if _, err := w.Write(more); err != nil {
+				return
+			}
 		}
 	case "/nested":
 		w.Write([]byte(strings.Repeat("<a>", 1<<20)))
@@ -208,6 +211,11 @@ func TestIGDHostile(t *testing.T) {
 		if s, err := describe(t.Context(), httpClient(loopback.gateway), where); err == nil {
 			t.Errorf("%s: found %v", path, s)
 		}
+		d.mu.Lock()
+		if d.sent == 64 {
+			t.Errorf("%s: 64 MiB were read", path)
+		}
+		d.mu.Unlock()
 	}
 }
 
