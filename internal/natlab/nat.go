@@ -47,6 +47,14 @@ type NAT struct {
 
 const mapLifetime = "2m"
 
+// closed are rules by which nothing passes.
+const closed = `flush ruleset
+table ip filter {
+  chain input { type filter hook input priority filter; policy drop; }
+  chain forward { type filter hook forward priority filter; policy drop; }
+}
+`
+
 // rules returns the whole rule set, for nft, of a router whose devices are lan and wan. outside is the address of the NAT. ports, if it is not empty, are those that it
 // uses outside, first-last; then they differ from inside ones.
 func (n NAT) rules(outside netip.Addr, ports string) string {

@@ -55,12 +55,16 @@ func (r *Router) attach(n *netns, name string) error {
 	return r.ip("link add %s type veth peer name %s netns %d\nlink set %s master lan up\n", port, name, n.tid, port)
 }
 
-// install puts the rules in force, and forgets everything that the NAT knew.
+// install puts the rules in force, and forgets everything that the NAT knew. Nothing passes meanwhile: a packet of a connection that is about to be forgotten would have its
+// mapping noted once more.
 func (r *Router) install(ports string) error {
-	if err := r.run(r.nat.rules(r.outside[0], ports), "nft", "-f", "-"); err != nil {
+	if err := r.run(closed, "nft", "-f", "-"); err != nil {
 		return err
 	}
-	return r.do(flushConntrack)
+	if err := r.do(flushConntrack); err != nil {
+		return err
+	}
+	return r.run(r.nat.rules(r.outside[0], ports), "nft", "-f", "-")
 }
 
 // Forget makes the NAT forget all connections and mappings, as a router does that is started again.

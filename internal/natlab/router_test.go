@@ -128,3 +128,48 @@ func TestKilled(t *testing.T) {
 	}
 	victim.Wait()
 }
+
+// TestForgetUnderTraffic: a router that takes another address under traffic does so at once.
+func TestForgetUnderTraffic(t *testing.T) {
+	lab := newLab(t)
+	server := must(lab.Public())
+	sink := listen(t, server, "0.0.0.0:1000")
+	for _, nat := range []NAT{portRestricted, fullCone, symmetric} {
+		home := must(lab.Router(nat))
+		source := listen(t, must(home.Host()), "0.0.0.0:0")
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for tick := time.Tick(200 * time.Microsecond); ; {
+				select {
+				case <-tick:
+					source.WriteToUDPAddrPort([]byte{0}, netip.AddrPortFrom(server.Addr(), 1000))
+				case <-stop:
+					return
+				}
+			}
+		}()
+		b := make([]byte, 10)
+		sink.SetReadDeadline(time.Now().Add(time.Minute))
+		for round := range 2 {
+			if err := home.NewAddress(); err != nil {
+				t.Fatal(err)
+			}
+			changed := time.Now()
+			for {
+				_, from, err := sink.ReadFromUDPAddrPort(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if late := time.Since(changed); late > time.Second { // what was under way, or waited, has come
+					if from.Addr() != home.Outside() {
+						t.Errorf("%+v: round %d: %v later packets come from %s, want %s", nat, round, late, from, home.Outside())
+					}
+					break
+				}
+			}
+		}
+		close(stop)
+		<-stopped
+	}
+}
