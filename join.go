@@ -66,6 +66,7 @@ func (j *joining) begin() {
 	listens := len(j.n.bound) > 0
 	if !j.begun {
 		j.begun = true
+		j.introduce()
 		for _, node := range j.nodes {
 			j.n.running.Add(1)
 			go j.reach(node)
@@ -75,6 +76,15 @@ func (j *joining) begin() {
 	}
 	if listens {
 		j.wake()
+	}
+}
+
+// introduce makes several addresses of one node known before any of them is dialled: they are raced, the preferred first, rather than one link each made of which the last wins.
+func (j *joining) introduce() {
+	for _, node := range j.nodes {
+		if id := node.addr.Peer; !id.IsZero() && slices.ContainsFunc(j.nodes, func(other *joinedNode) bool { return other != node && other.addr.Peer == id }) {
+			j.n.router.Introduce(node.addr) // what is wrong with it, reach finds out, too
+		}
 	}
 }
 

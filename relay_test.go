@@ -251,3 +251,19 @@ func TestRelayFailures(t *testing.T) {
 		t.Errorf("nobody to join: %v", err)
 	}
 }
+
+// TestJoinOneAtTwo: one node that is joined at two addresses is linked once, over the transport that the node likes best.
+func TestJoinOneAtTwo(t *testing.T) {
+	r := relayNode(t, pheromones.Config{Relay: &relay.Config{}}, "quic", "mux")
+	for range 5 {
+		a := relayNode(t, pheromones.Config{Join: []transport.Addr{r.Addrs()[1], r.Addrs()[0]}}, "quic", "mux")
+		if _, err := a.Dispatch(t.Context(), r.ID().String(), protocol.Message{Operation: "echo"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, route := range a.Routes() {
+			if route.ID == r.ID() && (len(route.Links) != 1 || route.Links[0].Addr.Scheme != "quic") {
+				t.Errorf("the links are %+v, want one of quic", route.Links)
+			}
+		}
+	}
+}

@@ -118,6 +118,10 @@ func (w *world) transfer(a, b *Host, size int64, fault func() error) (longest ti
 	pipe := exec.Command(w.binary, append([]string{"pipe", id, "data"}, w.joins...)...)
 	var said strings.Builder
 	pipe.Stderr = &said
+	if *verbose {
+		pipe.Args = append(pipe.Args, "--verbose")
+		pipe.Stderr = io.MultiWriter(&said, os.Stderr)
+	}
 	in, err := pipe.StdinPipe()
 	if err != nil {
 		return 0, err
@@ -140,6 +144,9 @@ func (w *world) transfer(a, b *Host, size int64, fault func() error) (longest ti
 	faulted := make(chan struct{})
 	if err := here.receive(out, size/3, func() {
 		defer close(faulted)
+		if *verbose {
+			fmt.Fprintln(os.Stderr, "the fault, at", time.Now())
+		}
 		errs[3] = fault()
 	}); err != nil {
 		errs[4] = fmt.Errorf("at the pipe: %w", err)

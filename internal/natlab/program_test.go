@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,8 +95,14 @@ func (w *world) close() {
 // start starts the command on a host. It is killed at the end of the test.
 func (w *world) start(h *Host, args ...string) *program {
 	w.t.Helper()
+	if *verbose {
+		args = append(args, "--verbose")
+	}
 	p := &program{Cmd: exec.Command(w.binary, args...), lines: make(chan line, 10000), ended: make(chan struct{})}
 	p.Stderr = &p.stderr
+	if *verbose {
+		p.Stderr = io.MultiWriter(&p.stderr, os.Stderr)
+	}
 	out, err := p.StdoutPipe()
 	if err != nil {
 		w.t.Fatal(err)
