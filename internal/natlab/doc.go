@@ -21,6 +21,16 @@
 // devices, between which packets are carried by this process, and delayed. What is behind routers is on Ethernets without delay.
 //
 // NATs are nftables rules: see [NAT]. IPv6 is switched off.
+//
+// # Tests
+//
+// The tests have the build tag natlab. TestKinds asks the lab's NATs what they are, by STUN. TestScenarios runs the command pheromones on hosts behind all pairs of them and prints what they
+// reach, and when; TestFaults sends much between two hosts while their NATs forget, they move, or their links are down, and prints the longest silence. As root:
+//
+//	go test -tags natlab ./internal/natlab -v
+//	go test -tags natlab ./internal/natlab -v -run TestScenarios -args -natlab.runs 5 -natlab.slack 1
+//	go test -tags natlab ./internal/natlab -v -run TestScenarios -args -natlab.cells 'symmetric → '
+//	go test -tags natlab ./internal/natlab -v -run TestFaults -timeout 2h -args -natlab.faults 20 -natlab.slack 1
+//
+// With -natlab.slack 1 what takes longer than is aimed at fails; without it busy machines have four times as long. -natlab.verbose shows what the programs print.
 package natlab
-
-// The tests, with the build tag natlab, try the kinds of NAT, and the command pheromones among them.
