@@ -62,6 +62,7 @@ const arrows = `
 	# Others' modules.
 	github.com/hashicorp/yamux < mux
 	github.com/quic-go/quic-go, golang.org/x/net, golang.org/x/sys < quic
+	golang.org/x/sys < internal/tlsnet
 	golang.org/x/net < conformance
 	github.com/pion/transport/v4, github.com/pion/logging < conformance/nats
 	go.etcd.io/bbolt < router/store

@@ -139,6 +139,16 @@ type DatagramConn interface {
 	ReceiveDatagram(ctx context.Context) ([]byte, error)
 }
 
+// PortDialer is the optional ability of a Listener to dial from its own port. Two peers behind NATs that do this at once to each other's addresses make one connection (TCP's simultaneous open, RFC 9293 §3.5), as each
+// NAT takes the other's packets for answers.
+type PortDialer interface {
+	// DialFrom connects the listener's port with an address, an IP and a port. It tries until ctx ends, so ctx should; and returns when the peer, which must do the same with this side's address, has proved its ID, the one
+	// of addr if that is set. Which side came first does not matter. Exactly one of them must accept: it is the one that does not count as the dialler, as if the connection had come to Accept. It fails with
+	// ctx's error joined with the last reason, ErrBadAddr, an error that wraps errors.ErrUnsupported where the system cannot do it, ErrClosed after Close, and at once if another peer answers, or if the same address is being dialled. It fails, too, where
+	// there is a connection between the port and the address already: the peer may have been so early that it counts as an ordinary dialler, and has come to Accept. It may be called from any goroutine at once.
+	DialFrom(ctx context.Context, addr Addr, accepts bool) (Conn, error)
+}
+
 // Tunneler is the optional ability of a Listener to carry connections by another way than its own, such as a relay.
 type Tunneler interface {
 	// NewTunnel returns a way to a peer for packets of at most 1400 bytes, which may be lost, doubled or late. What the transport sends is

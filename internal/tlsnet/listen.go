@@ -22,13 +22,17 @@ type Listener struct {
 	transport *Transport
 	tcp       net.Listener
 	addr      transport.Addr
-	closed    chan struct{} // closed by close
+	ctx       context.Context // ends with close
+	end       context.CancelFunc
 	once      sync.Once
 	ready     chan Conn     // handshake done; never closed; has room for every handshake that may be under way
 	taken     chan struct{} // capacity 1: something was taken from ready
 
-	mu   sync.Mutex
-	open *list.List // of *tls.Conn: the handshakes under way, oldest first
+	mu       sync.Mutex
+	open     *list.List                       // of *tls.Conn: the handshakes under way, oldest first
+	expected map[netip.AddrPort]chan net.Conn // from where DialFrom takes what comes; capacity 1, never closed
+
+	binding sync.Mutex // held while the port may be shared
 }
 
 // Listen is [transport.Transport]'s.
@@ -55,10 +59,11 @@ func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener,
 	}
 	l := &Listener{
 		transport: t, tcp: tcp,
-		addr:   transport.Addr{Scheme: t.cfg.Scheme, HostPort: tcp.Addr().String(), Peer: t.key.ID()},
-		closed: make(chan struct{}), taken: make(chan struct{}, 1), open: list.New(),
-		ready: make(chan Conn, t.cfg.backlog()+t.cfg.maxHandshakes()),
+		addr:  transport.Addr{Scheme: t.cfg.Scheme, HostPort: tcp.Addr().String(), Peer: t.key.ID()},
+		taken: make(chan struct{}, 1), open: list.New(),
+		ready: make(chan Conn, t.cfg.backlog()+t.cfg.maxHandshakes()), expected: make(map[netip.AddrPort]chan net.Conn),
 	}
+	l.ctx, l.end = context.WithCancel(context.Background())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -92,7 +97,7 @@ func (l *Listener) run() {
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		select {
 		case <-time.After(pause):
-		case <-l.closed:
+		case <-l.ctx.Done():
 			return
 		}
 	}
@@ -104,7 +109,7 @@ func (l *Listener) awaitRoom() bool {
 	for len(l.ready) >= l.transport.cfg.backlog() {
 		select {
 		case <-l.taken:
-		case <-l.closed:
+		case <-l.ctx.Done():
 			return false
 		}
 	}
@@ -113,6 +118,9 @@ func (l *Listener) awaitRoom() bool {
 
 // begin starts the handshake on tcp, giving up the oldest one if there are too many.
 func (l *Listener) begin(tcp net.Conn) {
+	if l.handOver(tcp) {
+		return
+	}
 	if !l.transport.begin() {
 		tcp.Close()
 		return
@@ -149,7 +157,7 @@ func (l *Listener) finish(raw *tls.Conn, element *list.Element) {
 		c.CloseWithError(transport.CodeLimit, "too many connections wait to be accepted")
 	}
 	select {
-	case <-l.closed:
+	case <-l.ctx.Done():
 		l.refuse()
 	default:
 	}
@@ -182,7 +190,7 @@ func (l *Listener) Accept(ctx context.Context) (transport.Conn, error) {
 
 func (l *Listener) accept(ctx context.Context) (Conn, error) {
 	select {
-	case <-l.closed:
+	case <-l.ctx.Done():
 		return nil, transport.ErrClosed
 	default:
 	}
@@ -194,7 +202,7 @@ func (l *Listener) accept(ctx context.Context) (Conn, error) {
 	select {
 	case c := <-l.ready:
 		return c, nil
-	case <-l.closed:
+	case <-l.ctx.Done():
 		return nil, transport.ErrClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -215,7 +223,7 @@ func (l *Listener) Close() error {
 
 func (l *Listener) close() {
 	l.once.Do(func() {
-		close(l.closed)
+		l.end()
 		l.tcp.Close()
 		l.mu.Lock()
 		for e := l.open.Front(); e != nil; e = e.Next() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/Blockchain-CN/pheromones/identity"
@@ -17,13 +18,16 @@ type rawConn struct {
 	raw  *tls.Conn
 	info transport.Info
 	done chan struct{}
+	once sync.Once
 }
+
+func (c *rawConn) Info() transport.Info { return c.info }
 
 func (c *rawConn) Hurry()                {}
 func (c *rawConn) Done() <-chan struct{} { return c.done }
 func (c *rawConn) CloseWithError(transport.Code, string) error {
 	c.raw.NetConn().Close()
-	close(c.done)
+	c.once.Do(func() { close(c.done) })
 	return nil
 }
 
