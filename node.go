@@ -148,6 +148,7 @@ func New(cfg Config) (*Node, error) {
 		Transports: n.ways(), Dialable: n.dialable, Serve: n.serve, Protocol: &n.protocol, DialTimeout: cfg.DialTimeout, RetryFor: cfg.RetryFor,
 		Parallel: cfg.Parallel, MaxRoutes: cfg.MaxRoutes, IdleTimeout: cfg.IdleTimeout, MaxLinks: cfg.MaxLinks,
 		Handler:        protocol.HandlerFunc(n.answer),
+		Pipelines:      true,
 		Incarnation:    n.protocol.Replies.Incarnation(),
 		NetworkChanged: n.networkChanged, Attached: n.attached, Logger: cfg.Logger,
 	})

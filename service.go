@@ -47,7 +47,7 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 		n.servePunch(ctx, c, s)
 		return
 	}
-	if service == protocol.MessageService {
+	if service == protocol.MessageService || service == protocol.PipelineService {
 		if !n.enter() {
 			s.Reset(transport.CodeShutdown)
 			return
@@ -55,7 +55,12 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 		defer n.leave()
 		peer, cfg := c.Info().RemotePeer, n.protocol
 		cfg.Since = since
-		if err := protocol.Serve(ctx, s, peer, n.handler, &cfg); err != nil {
+		if service == protocol.PipelineService {
+			err = n.router.ServePipeline(ctx, n.ctx, s, n.handler, &cfg)
+		} else {
+			err = protocol.Serve(ctx, s, peer, n.handler, &cfg)
+		}
+		if err != nil {
 			n.log.Debug("pheromones: a conversation broke off", "peer", peer, "err", err)
 		}
 		return
@@ -121,7 +126,7 @@ func (n *Node) Listen(service string) (net.Listener, error) {
 	switch {
 	case n.closing:
 		return nil, ErrClosed
-	case service == protocol.MessageService || service == router.LinkService || service == relay.Service || service == punch.Service || n.services[service] != nil:
+	case service == protocol.MessageService || service == protocol.PipelineService || service == router.LinkService || service == relay.Service || service == punch.Service || n.services[service] != nil:
 		return nil, fmt.Errorf("%w: %q", ErrServiceInUse, service)
 	}
 	l := &serviceListener{n: n, addr: ServiceAddr{n.ID(), service}, conns: make(chan net.Conn, serviceBacklog), closed: make(chan struct{})}

@@ -43,7 +43,7 @@ const arrows = `
 	transport, internal/pipe, internal/netbuf < quic
 
 	# What is said, to whom, and how to get there, whatever the transport.
-	transport, internal/wire < protocol < protocol/greeting < router < nat < pheromones
+	transport, internal/wire, internal/outq < protocol < protocol/greeting < router < nat < pheromones
 	transport, internal/wire < router/store < router
 	identity, internal/wire < router/gossip < pheromones, router/gossip/simulate
 	transport < nat/stun < nat, pheromones, cmd/..., examples/...

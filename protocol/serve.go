@@ -104,17 +104,23 @@ func (t *talk) finish() {
 
 // refuse answers what could not be read. The peer may still be sending it, so nothing is waited for.
 func (t *talk) refuse(err error) {
-	code := CodeMalformed
-	switch {
-	case errors.Is(err, ErrTooLarge):
-		code = CodeTooLarge
-	case errors.Is(err, ErrVersion), errors.Is(err, ErrKind):
-		code = CodeUnsupported
-	case !isFormat(err):
+	code, ok := refusal(err)
+	if !ok {
 		t.abandon(err)
 		return
 	}
 	t.fail(fmt.Errorf("%w: %w", code, err))
+}
+
+// refusal returns the code that tells a peer what is wrong with the bytes it has sent, if that is what err is about.
+func refusal(err error) (code ErrorCode, ok bool) {
+	switch {
+	case errors.Is(err, ErrTooLarge):
+		return CodeTooLarge, true
+	case errors.Is(err, ErrVersion), errors.Is(err, ErrKind):
+		return CodeUnsupported, true
+	}
+	return CodeMalformed, isFormat(err)
 }
 
 // abandon ends a stream on which nothing can be said any more.

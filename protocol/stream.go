@@ -23,6 +23,7 @@ type talk struct {
 	peer identity.ID
 	cfg  Config
 	idle time.Duration // how long the peer may be silent; zero or less is without bound
+	way  watcher       // nil: the stream itself
 
 	ahead    [1]byte // what came while a handler ran
 	hasAhead bool
@@ -86,10 +87,18 @@ func (t *talk) handle(ctx context.Context, h Handler, f Frame) (Message, error) 
 	return call(ctx, h, f.Message, t.cfg.Logger)
 }
 
+// watcher calls gone when the peer goes away while a handler runs. The returned function ends that and waits for it.
+type watcher interface {
+	watch(gone context.CancelCauseFunc) (stop func())
+}
+
 // watch reads from the stream while a handler runs, since that is how one learns that the peer has gone, and then calls
-// gone. The peer may have ended its direction already, or send its next frame early: both end the watch and change
+// gone, unless there is another way to learn it. The peer may have ended its direction already, or send its next frame early: both end the watch and change
 // nothing. The returned function ends the watch and returns when nobody reads any more.
 func (t *talk) watch(gone context.CancelCauseFunc) (stop func()) {
+	if t.way != nil {
+		return t.way.watch(gone)
+	}
 	var mu sync.Mutex
 	stopped := false // guarded by mu
 	done := make(chan struct{})

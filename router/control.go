@@ -24,6 +24,7 @@ const (
 	controlRetire byte = 4 // this side has no need of the link; has the peer?
 	controlPing   byte = 5 // 8 bytes
 	controlPong   byte = 6 // the same
+	controlPipes  byte = 7 // this side serves pipelines
 )
 
 const (
@@ -35,11 +36,12 @@ const (
 
 // control is this side of a link's control stream. It is guarded by Router.mu.
 type control struct {
-	stream  transport.Stream // nil until there is one
-	waiting []byte           // to be written
-	writing bool             // a goroutine does
-	greeted bool             // the peer's hello has come
-	asked   time.Time        // when a ping went that is not answered yet
+	stream    transport.Stream // nil until there is one
+	waiting   []byte           // to be written
+	writing   bool             // a goroutine does
+	greeted   bool             // the peer's hello has come
+	asked     time.Time        // when a ping went that is not answered yet
+	pipelines bool             // the peer serves them
 }
 
 func appendControl(b []byte, kind byte, body ...byte) []byte {
@@ -63,6 +65,13 @@ func (r *Router) helloLocked(l *link) []byte {
 		body = append(body, m.Data...)
 	}
 	return appendControl(nil, controlHello, body...)
+}
+
+// offerPipelines tells the peer that this side serves them, if it does, with mu held.
+func (l *link) offerPipelines() {
+	if l.r.cfg.Pipelines {
+		l.say(appendControl(nil, controlPipes))
+	}
 }
 
 // say has a frame written soon, with mu held.
@@ -201,6 +210,8 @@ func (l *link) hear(kind byte, body []byte) error {
 		if b.Err() != nil {
 			return fmt.Errorf("a malformed ping")
 		}
+	case kind == controlPipes:
+		l.control.pipelines = true
 	case kind == controlPong:
 		l.control.asked = time.Time{}
 	}
@@ -223,6 +234,7 @@ func (l *link) hearHello(b *wire.Reader) error {
 	l.control.greeted = true
 	if !l.dialed {
 		l.say(r.helloLocked(l))
+		l.offerPipelines()
 	}
 	r.carryOut(rt, rt.tie.hello(&l.candidate, incarnation, generation, serial))
 	if w := rt.tie.winner; w != nil && w != &l.candidate {

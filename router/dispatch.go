@@ -41,10 +41,7 @@ type Result struct {
 // When ctx ends the peer is told, which ends the context of its handler, if a link stands at that moment; else that happens a
 // while after it has seen the loss ([protocol.RepliesConfig].Grace).
 func (r *Router) Dispatch(ctx context.Context, id identity.ID, m protocol.Message) (protocol.Message, error) {
-	return r.request(ctx, id, m, func(ctx context.Context) (transport.Stream, error) {
-		s, _, err := r.Open(ctx, id)
-		return s, err
-	})
+	return r.request(ctx, id, m, nil)
 }
 
 // DispatchAll sends a message to every known peer and returns what each made of it. Peers are talked to at once, as many as

@@ -29,7 +29,12 @@ type link struct {
 	deadline  time.Time     // when a draining link closes whatever runs on it
 	code      transport.Code
 	reason    string // of the close to come
-	why       string // why the path is what it is; empty: it has not changed
+
+	pipeline   *pipeline // nil: there is none
+	pipelining bool      // there is one, or it is being made
+	asks       int       // small requests since there was none
+
+	why string // why the path is what it is; empty: it has not changed
 }
 
 const (
@@ -138,6 +143,7 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 		r.serial++
 		l.rank.generation, l.rank.serial = rt.tie.dialling(rt.proven.Before(began)), r.serial
 		l.say(r.helloLocked(l))
+		l.offerPipelines()
 	}
 	r.emit(Event{Kind: LinkUp, Route: r.snapshot(rt), Link: rt.linkSnapshot(l), Reason: reason})
 	r.carryOut(rt, rt.tie.up(&l.candidate))
@@ -295,6 +301,11 @@ func (l *link) settle() {
 func (l *link) drain(code transport.Code, reason string, bound time.Duration) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
+	l.drainLocked(code, reason, bound)
+}
+
+// drainLocked is drain with mu held.
+func (l *link) drainLocked(code transport.Code, reason string, bound time.Duration) {
 	if l.draining || l.r.closed || l.conn.Context().Err() != nil {
 		return
 	}

@@ -44,7 +44,7 @@ func (c *Config) retryFor() time.Duration {
 	return max(c.RetryFor, 0)
 }
 
-// request sends a message, on streams from open, until it is answered.
+// request sends a message until it is answered: on streams from open or, if that is nil, as is best.
 func (r *Router) request(ctx context.Context, id identity.ID, m protocol.Message, open func(context.Context) (transport.Stream, error)) (protocol.Message, error) {
 	q := r.requests.begin(id, m)
 	defer r.requests.end(q)
@@ -52,14 +52,10 @@ func (r *Router) request(ctx context.Context, id identity.ID, m protocol.Message
 	var since time.Time // the first loss
 	wait, silence := retryFirst, patience
 	for renewed := 0; ; {
-		s, err := open(ctx)
+		answer, began, err := r.try(ctx, q, open, silence)
 		switch {
-		case err == nil:
-			var answer protocol.Frame
-			opened := now()
-			answer, err = r.send(ctx, s, q, silence)
+		case began:
 			if err == nil {
-				r.requests.answered(q, answer.Incarnation, opened)
 				if !q.own && q.copies == 1 && answer.Code == protocol.CodeForgotten && answer.Kind == protocol.KindError &&
 					renewed < renewals && r.requests.renew(q, answer.Horizon) {
 					renewed++ // the peer has seen later IDs and cannot know; but there was no other copy
@@ -100,6 +96,27 @@ func (r *Router) request(ctx context.Context, id identity.ID, m protocol.Message
 		}
 		wait = min(2*wait, retryMost)
 	}
+}
+
+// try sends the next copy of a request and returns the answer. It reports whether it began to.
+func (r *Router) try(ctx context.Context, q *request, open func(context.Context) (transport.Stream, error), silence time.Duration) (answer protocol.Frame, began bool, err error) {
+	if open == nil {
+		if p := r.pipelined(q.peer, &q.m); p != nil {
+			if answer, err = r.sendPipelined(ctx, p, q); !errors.Is(err, protocol.ErrPipeline) {
+				return answer, true, err
+			}
+		}
+		open = func(ctx context.Context) (transport.Stream, error) {
+			s, _, err := r.Open(ctx, q.peer)
+			return s, err
+		}
+	}
+	s, err := open(ctx)
+	if err != nil {
+		return answer, false, err
+	}
+	answer, err = r.send(ctx, s, q, silence)
+	return answer, true, err
 }
 
 // pause waits. It reports false if ctx or the router has ended.
@@ -199,10 +216,28 @@ func (r *Router) send(ctx context.Context, s transport.Stream, q *request, silen
 	}
 	w := &listening{Stream: s}
 	stop := r.listen(w, l, silence)
+	defer stop()
+	return r.exchange(q, func(f protocol.Frame) (protocol.Frame, error) {
+		return protocol.ExchangeFrame(ctx, w, q.peer, f, r.cfg.Protocol)
+	})
+}
+
+// sendPipelined is send on a pipeline, whose place it gives back. A pipeline that takes no request any more is protocol.ErrPipeline.
+func (r *Router) sendPipelined(ctx context.Context, p *pipeline, q *request) (protocol.Frame, error) {
+	answer, err := r.exchange(q, func(f protocol.Frame) (protocol.Frame, error) { return p.Exchange(ctx, f) })
+	p.l.release(true, !errors.Is(err, protocol.ErrPipeline))
+	return answer, err
+}
+
+// exchange sends the next copy of a request by means of do, and notes what the answer tells of the peer.
+func (r *Router) exchange(q *request, do func(protocol.Frame) (protocol.Frame, error)) (protocol.Frame, error) {
+	began := now()
 	life, begun := r.lifeOf(q.peer)
-	f := r.requests.frame(q, life, begun)
-	answer, err := protocol.ExchangeFrame(ctx, w, q.peer, f, r.cfg.Protocol)
-	stop()
+	answer, err := do(r.requests.frame(q, life, begun))
+	if err == nil {
+		r.requests.answered(q, answer.Incarnation, began)
+		return answer, nil
+	}
 	var failed *protocol.ExchangeError
 	if errors.As(err, &failed) && !failed.Sent {
 		q.copies--

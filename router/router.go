@@ -81,6 +81,8 @@ type Config struct {
 	// NetworkChanged is called, in a goroutine of its own, when the addresses of this machine's interfaces have changed or it
 	// has slept. Nil means that nobody wants to know.
 	NetworkChanged func()
+	// Pipelines says that Serve hands streams of the service [protocol.PipelineService] to [Router.ServePipeline]. Peers are then offered to send small requests so.
+	Pipelines bool
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
 }

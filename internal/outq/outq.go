@@ -112,6 +112,13 @@ func (q *Queue) Room(wake func()) bool {
 	return false
 }
 
+// Full reports whether there is no room.
+func (q *Queue) Full() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.buf) >= q.mark && q.err == nil
+}
+
 // Close drops what has not begun to be written, queues final behind the rest and ends the queue: Append now fails with err.
 // When final is written, or cannot be, last is called. Only the first call counts.
 func (q *Queue) Close(err error, final []byte, last func()) {
