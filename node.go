@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -352,8 +353,10 @@ func (n *Node) closedError(err error) error {
 
 // resolve returns whom to means: an ID, the name that one known peer bears, or an address. Who is not known is asked for at the nodes that were joined.
 func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
-	if a, err := transport.ParseAddr(to); err == nil {
-		return n.router.Reach(ctx, a)
+	if strings.Contains(to, "://") {
+		if a, err := transport.ParseAddr(to); err == nil {
+			return n.router.Reach(ctx, a)
+		}
 	}
 	id, err := n.router.Resolve(to)
 	switch {

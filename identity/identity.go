@@ -56,11 +56,13 @@ func ParseID(s string) (ID, error) {
 		return id, fmt.Errorf("%w: %d characters, want %d of a-z and 2-7", ErrBadID, len(s), idLen)
 	}
 	// The decoder skips line breaks, so an input with them decodes short.
-	n, err := idEncoding.Decode(id[:], []byte(s))
+	var text [idLen]byte
+	copy(text[:], s)
+	n, err := idEncoding.Decode(id[:], text[:])
 	if err != nil || n != len(id) {
 		return ID{}, fmt.Errorf("%w: %.60q has characters other than a-z and 2-7", ErrBadID, s)
 	}
-	if id.String() != s {
+	if idEncoding.Encode(text[:], id[:]); string(text[:]) != s {
 		return ID{}, fmt.Errorf("%w: %q is not in its one canonical form", ErrBadID, s)
 	}
 	return id, nil

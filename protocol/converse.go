@@ -58,7 +58,7 @@ func (t *talk) converse(ctx context.Context, b []byte, m Message, h Handler) (st
 			t.fail(CodeSteps)
 			return step, f.Message.Operation, fmt.Errorf("%w: this side's limit is %d", ErrSteps, t.cfg.MaxSteps)
 		}
-		next, err := t.handle(ctx, h, f)
+		next, err := t.handle(ctx, h, &f)
 		if err != nil {
 			t.fail(err)
 			return step, f.Message.Operation, err

@@ -76,7 +76,10 @@ type pipelineServer struct {
 // served is one request.
 type served struct {
 	talk
-	number uint32
+	v       *pipelineServer
+	number  uint32
+	request Frame
+	wrong   error // why it is refused
 
 	mu   sync.Mutex
 	gone context.CancelCauseFunc // what wants to know if the peer goes away
@@ -177,21 +180,22 @@ func (v *pipelineServer) take(ctx context.Context, number uint32, f Frame, wrong
 	} else if v.stopping || v.tracker != nil && !v.tracker.Begin() {
 		wrong = fmt.Errorf("%w: this node shuts down", CodeRefused)
 	}
-	c = &served{talk: talk{peer: v.peer, cfg: v.cfg}, number: number}
+	c = &served{talk: talk{peer: v.peer, cfg: v.cfg}, v: v, number: number, request: f, wrong: wrong}
 	c.way = c
 	v.running[number] = c
 	v.handlers.Add(1)
-	go v.run(ctx, c, f, wrong)
+	go c.run(ctx)
 	return nil
 }
 
 // run is the goroutine of one request, which is refused if something is wrong.
-func (v *pipelineServer) run(ctx context.Context, c *served, f Frame, wrong error) {
+func (c *served) run(ctx context.Context) {
+	v := c.v
 	defer v.handlers.Done()
 	out := Frame{Kind: KindError, Code: CodeInternal, Incarnation: v.cfg.incarnation()}
 	defer func() { // also if the handler ends its goroutine
-		v.answer(c.number, out)
-		if wrong == nil && v.tracker != nil {
+		v.answer(c.number, &out)
+		if c.wrong == nil && v.tracker != nil {
 			v.tracker.End()
 		}
 		v.mu.Lock()
@@ -199,12 +203,12 @@ func (v *pipelineServer) run(ctx context.Context, c *served, f Frame, wrong erro
 		delete(v.running, c.number)
 		v.finish()
 	}()
-	if wrong != nil {
-		out = answerTo(wrong)
+	if c.wrong != nil {
+		out = answerTo(c.wrong)
 		out.Incarnation = v.cfg.incarnation()
 		return
 	}
-	out, _ = c.respond(ctx, v.h, f)
+	out, _ = c.respond(ctx, v.h, &c.request)
 	switch {
 	case out.Kind == 0, ctx.Err() != nil: // nobody wants to know, but for the number
 		out = Frame{Kind: KindError, Code: CodeCancelled, Incarnation: v.cfg.incarnation()}
@@ -214,7 +218,7 @@ func (v *pipelineServer) run(ctx context.Context, c *served, f Frame, wrong erro
 }
 
 // answer queues an answer, piece by piece as there is room.
-func (v *pipelineServer) answer(number uint32, f Frame) {
+func (v *pipelineServer) answer(number uint32, f *Frame) {
 	b, err := f.Append(make([]byte, pieceHead, pieceHead+4+f.size()), v.cfg.Limit)
 	if err != nil { // respond has looked
 		b = appendPiece(nil, number, Frame{Kind: KindError, Code: CodeInternal, Incarnation: v.cfg.incarnation()})

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,7 +124,10 @@ type entry struct {
 	s       *sender
 	id      MessageID
 	class   int
-	askers  map[*asker]struct{} // those who wait for its handler; nil when that has ended
+	askers  []*asker  // those who wait for its handler
+	runner  asker     // the one that runs it
+	ran     [1]*asker // where askers begins
+	over    bool      // it has ended
 	cancel  context.CancelCauseFunc
 	grace   *time.Timer // runs while a handler runs for nobody
 	answer  Frame       // of one that has finished, as are those below
@@ -138,7 +142,7 @@ type entry struct {
 type asker struct {
 	e      *entry
 	runs   bool       // it is the one that runs the handler
-	answer chan Frame // has room for one, which comes when the handler has ended
+	answer chan Frame // has room for one, which comes when the handler has ended; nil for the one that runs it
 }
 
 // NewReplies returns a Replies whose life begins now. Whoever makes one closes it.
@@ -181,11 +185,11 @@ func (r *Replies) begin(peer identity.ID, f *Frame, since time.Time, cancel cont
 	}
 	id := f.Message.ID
 	if e := s.entries[id]; e != nil {
-		if e.askers == nil {
+		if e.over {
 			return nil, e.answer
 		}
 		a := &asker{e: e, answer: make(chan Frame, 1)}
-		e.askers[a] = struct{}{}
+		e.askers = append(e.askers, a)
 		if e.grace != nil {
 			e.grace.Stop()
 			e.grace = nil
@@ -215,9 +219,10 @@ func (r *Replies) begin(peer identity.ID, f *Frame, since time.Time, cancel cont
 	if s.running >= max(1, r.cfg.SenderEntries/2) || r.running >= max(1, r.cfg.Entries/2) {
 		return nil, r.refusal(CodeOverloaded, "too many requests are running")
 	}
-	e := &entry{s: s, id: id, class: class, cancel: cancel, askers: make(map[*asker]struct{}), inOrder: -1}
-	a := &asker{e: e, runs: true, answer: make(chan Frame, 1)}
-	e.askers[a] = struct{}{}
+	e := &entry{s: s, id: id, class: class, cancel: cancel, inOrder: -1}
+	a := &e.runner
+	a.e, a.runs, e.ran[0] = e, true, a
+	e.askers = e.ran[:]
 	s.entries[id] = e
 	r.wake(s)
 	s.running++
@@ -252,10 +257,12 @@ func (r *Replies) end(a *asker, answer Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, s := a.e, a.e.s
-	for other := range e.askers {
-		other.answer <- answer
+	for _, other := range e.askers {
+		if !other.runs {
+			other.answer <- answer
+		}
 	}
-	e.askers, e.cancel = nil, nil
+	e.askers, e.ran[0], e.cancel, e.over = nil, nil, nil, true
 	if e.grace != nil {
 		e.grace.Stop()
 		e.grace = nil
@@ -301,10 +308,10 @@ func (r *Replies) leave(a *asker, why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := a.e
-	if e.askers == nil {
+	if e.over {
 		return
 	}
-	delete(e.askers, a)
+	e.askers = slices.DeleteFunc(e.askers, func(other *asker) bool { return other == a })
 	switch {
 	case len(e.askers) > 0:
 	case unwanted(why):
@@ -313,7 +320,7 @@ func (r *Replies) leave(a *asker, why error) {
 		e.grace = time.AfterFunc(r.cfg.Grace, func() {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if e.askers != nil && len(e.askers) == 0 {
+			if !e.over && len(e.askers) == 0 {
 				e.cancel(why)
 			}
 		})

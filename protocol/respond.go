@@ -9,7 +9,7 @@ import (
 
 // respond returns the frame that answers a message, whether the handler runs for it, runs already or has run. The error is what Serve
 // reports; with it, a frame without a kind means that there is nobody any more to answer.
-func (t *talk) respond(ctx context.Context, h Handler, f Frame) (Frame, error) {
+func (t *talk) respond(ctx context.Context, h Handler, f *Frame) (Frame, error) {
 	rs := t.cfg.Replies
 	if rs == nil || f.Copy.Once {
 		next, err := t.handle(ctx, h, f)
@@ -17,7 +17,7 @@ func (t *talk) respond(ctx context.Context, h Handler, f Frame) (Frame, error) {
 	}
 	run, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	a, known := rs.begin(t.peer, &f, t.cfg.Since, cancel)
+	a, known := rs.begin(t.peer, f, t.cfg.Since, cancel)
 	switch {
 	case a == nil:
 		return known, known.reported()
@@ -39,7 +39,7 @@ func (t *talk) respond(ctx context.Context, h Handler, f Frame) (Frame, error) {
 }
 
 // await waits for the handler that runs for another copy of the message.
-func (t *talk) await(ctx context.Context, f Frame, a *asker) (Frame, error) {
+func (t *talk) await(ctx context.Context, f *Frame, a *asker) (Frame, error) {
 	rs := t.cfg.Replies
 	gone := make(chan error, 1)
 	stop := t.watch(func(why error) { gone <- why })
@@ -67,7 +67,7 @@ func (t *talk) await(ctx context.Context, f Frame, a *asker) (Frame, error) {
 
 // outcome makes the answer to a message of what the handler returned. One that cannot be sent is CodeInternal and nothing else,
 // since the request was executed and other codes would mislead.
-func (t *talk) outcome(f Frame, next Message, err error) (Frame, error) {
+func (t *talk) outcome(f *Frame, next Message, err error) (Frame, error) {
 	out := t.cfg.none()
 	switch {
 	case err != nil:

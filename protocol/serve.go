@@ -59,7 +59,7 @@ func (t *talk) serve(ctx context.Context, h Handler) (step int, operation string
 			t.answer(answerTo(CodeSteps))
 			return step, op, fmt.Errorf("%w: this side's limit is %d", ErrSteps, t.cfg.MaxSteps)
 		}
-		out, err := t.respond(ctx, h, f)
+		out, err := t.respond(ctx, h, &f)
 		switch {
 		case ctx.Err() != nil: // what a handler says whose context was ended is no answer
 			t.s.Reset(transport.CodeShutdown)

@@ -75,7 +75,7 @@ func (t *talk) write(b []byte) error {
 }
 
 // handle runs h for a message that came with a timeout, and ends its context when the peer goes away.
-func (t *talk) handle(ctx context.Context, h Handler, f Frame) (Message, error) {
+func (t *talk) handle(ctx context.Context, h Handler, f *Frame) (Message, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if f.Timeout > 0 {

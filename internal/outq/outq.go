@@ -17,6 +17,7 @@ type Queue struct {
 	mark   int
 	pool   *Pool
 	failed func(error) // called without mu
+	run    func()      // write, made once
 
 	mu      sync.Mutex
 	idle    sync.Cond // broadcast when writing turns false
@@ -60,7 +61,7 @@ func (p *Pool) Put(b []byte) {
 // After an error nothing more is written.
 func New(w io.Writer, mark int, pool *Pool, failed func(error)) *Queue {
 	q := &Queue{w: w, mark: mark, pool: pool, failed: failed}
-	q.idle.L = &q.mu
+	q.idle.L, q.run = &q.mu, q.write
 	return q
 }
 
@@ -96,7 +97,7 @@ func (q *Queue) Append(parts ...[]byte) error {
 func (q *Queue) start() {
 	if !q.writing {
 		q.writing = true
-		go q.write()
+		go q.run()
 	}
 }
 
@@ -178,8 +179,12 @@ func (q *Queue) write() {
 		q.pool.Put(q.buf)
 		q.buf = nil
 	}
-	q.pool.Put(q.spare)
-	q.spare = nil
+	if cap(q.spare) > retain {
+		q.pool.Put(q.spare)
+		q.spare = nil
+	} else if cap(q.buf) == 0 {
+		q.buf, q.spare = q.spare[:0], nil
+	}
 	last := q.last
 	if last != nil {
 		q.last = func() {}
