@@ -194,7 +194,9 @@ func (c *served) run(ctx context.Context) {
 	defer v.handlers.Done()
 	out := Frame{Kind: KindError, Code: CodeInternal, Incarnation: v.cfg.incarnation()}
 	defer func() { // also if the handler ends its goroutine
-		v.answer(c.number, &out)
+		if ctx.Err() == nil { // what a handler says whose context was ended is no answer
+			v.answer(c.number, &out)
+		}
 		if c.wrong == nil && v.tracker != nil {
 			v.tracker.End()
 		}
@@ -210,7 +212,7 @@ func (c *served) run(ctx context.Context) {
 	}
 	out, _ = c.respond(ctx, v.h, &c.request)
 	switch {
-	case out.Kind == 0, ctx.Err() != nil: // nobody wants to know, but for the number
+	case out.Kind == 0: // nobody wants to know, but for the number
 		out = Frame{Kind: KindError, Code: CodeCancelled, Incarnation: v.cfg.incarnation()}
 	case out.Kind == KindMessage:
 		out.Timeout = remaining(ctx)
