@@ -51,8 +51,8 @@ func (r *Router) Lookup(id identity.ID, name string) []greeting.Peer {
 		return nil
 	}
 	var peers []greeting.Peer
-	for _, rt := range r.routes {
-		if rt.tellable() && rt.fact.Peer.Name == name {
+	for _, rt := range r.named[name] {
+		if rt.tellable() {
 			peers = append(peers, r.told(rt))
 		}
 	}
@@ -121,6 +121,7 @@ func (r *Router) learnFirstHand(n greeting.Notice) bool {
 	if !left && old.Change == greeting.Left && old.Peer.Seq == n.Peer.Seq && n.Peer.Seq != 0 {
 		return false // its farewell has overtaken this on the way
 	}
+	r.rename(rt, n.Peer.Name)
 	rt.fact, rt.first, rt.hint = n, !left, greeting.Notice{}
 	r.attribute(rt, identity.ID{})
 	defer r.save(rt)
@@ -169,6 +170,7 @@ func (r *Router) learnHint(from identity.ID, n greeting.Notice) bool {
 		return false
 	}
 	rt = r.get(id)
+	r.rename(rt, n.Peer.Name)
 	rt.fact = n
 	if !reachable {
 		rt.fact.Change = greeting.Left

@@ -154,7 +154,8 @@ func (r *Router) load() error {
 // restore makes a route of a record, with mu held.
 func (r *Router) restore(rec store.Record) {
 	rt := r.get(rec.ID)
-	rt.fact.Peer.Name, rt.fact.Peer.Seq = rec.Name, rec.Seq
+	r.rename(rt, rec.Name)
+	rt.fact.Peer.Seq = rec.Seq
 	rt.first, rt.deleted = rec.FirstHand, rec.Deleted
 	rt.seen = make(map[transport.Addr]sighting)
 	for _, a := range rec.Addrs {

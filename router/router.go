@@ -126,6 +126,7 @@ type Router struct {
 	links    int    // how many there are, with all peers
 	serial   uint32 // of the latest dial for a long connection
 	routes   map[identity.ID]*route
+	named    map[string][]*route // by the name that a peer bears, if it bears one
 	taken    map[identity.ID]int // how many routes are kept on the word of one peer alone
 	scanned  time.Time           // when a full table was last searched for what a hint may replace
 	reaching map[transport.Addr]*dialing
@@ -157,7 +158,7 @@ func New(cfg Config) (*Router, error) {
 	r := &Router{
 		cfg: cfg, log: cfg.Logger,
 		transports: make(map[string]transport.Transport), rank: make(map[string]int),
-		routes: make(map[identity.ID]*route), taken: make(map[identity.ID]int),
+		routes: make(map[identity.ID]*route), named: make(map[string][]*route), taken: make(map[identity.ID]int),
 		reaching: make(map[transport.Addr]*dialing), watchers: make(map[*Watcher]struct{}),
 		news: news{waiting: make(map[identity.ID][]greeting.Notice), telling: make(map[identity.ID]struct{})},
 	}

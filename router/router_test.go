@@ -64,7 +64,7 @@ func newRouter(t testing.TB, change func(*Config), transports ...transport.Trans
 	t.Helper()
 	var r *Router
 	ready := make(chan struct{}) // closed when r is set
-	cfg := Config{Transports: transports, Serve: func(ctx context.Context, c transport.Conn, s transport.Stream) {
+	cfg := Config{Transports: transports, Pipelines: true, Serve: func(ctx context.Context, c transport.Conn, s transport.Stream) {
 		service, err := protocol.ReadService(s)
 		if err != nil {
 			s.Reset(transport.CodeProtocol)
@@ -72,6 +72,10 @@ func newRouter(t testing.TB, change func(*Config), transports ...transport.Trans
 		}
 		if <-ready; service == LinkService {
 			r.Control(s)
+			return
+		}
+		if service == protocol.PipelineService {
+			r.ServePipeline(ctx, ctx, s, r.cfg.Handler, nil)
 			return
 		}
 		protocol.Serve(ctx, s, c.Info().RemotePeer, r.cfg.Handler, nil)
@@ -84,8 +88,30 @@ func newRouter(t testing.TB, change func(*Config), transports ...transport.Trans
 		t.Fatal(err)
 	}
 	close(ready)
-	t.Cleanup(func() { r.Close(transport.CodeShutdown, "") })
+	t.Cleanup(func() {
+		r.Close(transport.CodeShutdown, "")
+		r.checkNames(t)
+	})
 	return r
+}
+
+// checkNames looks whether peers are found by the names that they bear, and by no others.
+func (r *Router) checkNames(t testing.TB) {
+	t.Helper()
+	named := 0
+	for id, rt := range r.routes {
+		if name := rt.fact.Peer.Name; name != "" {
+			if named++; !slices.Contains(r.named[name], rt) {
+				t.Errorf("peer %v is not found by its name %q", id, name)
+			}
+		}
+	}
+	for _, list := range r.named {
+		named -= len(list)
+	}
+	if named != 0 {
+		t.Errorf("%d peers are found by names that they do not bear", -named)
+	}
 }
 
 // newScripted returns a scripted transport and a router over it.

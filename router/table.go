@@ -89,8 +89,25 @@ func (r *Router) sweep(id identity.ID) {
 // drop forgets all state of a peer, with mu held.
 func (r *Router) drop(id identity.ID) {
 	r.attribute(r.routes[id], identity.ID{})
+	r.rename(r.routes[id], "")
 	delete(r.routes, id)
 	r.forget(id)
+}
+
+// rename notes the name of a peer, with mu held.
+func (r *Router) rename(rt *route, name string) {
+	old := rt.fact.Peer.Name
+	if old == name {
+		return
+	}
+	if others := slices.DeleteFunc(r.named[old], func(other *route) bool { return other == rt }); len(others) > 0 {
+		r.named[old] = others
+	} else {
+		delete(r.named, old)
+	}
+	if rt.fact.Peer.Name = name; name != "" {
+		r.named[name] = append(r.named[name], rt)
+	}
 }
 
 // attribute notes on whose word alone a route is kept, with mu held.
@@ -210,9 +227,9 @@ func (r *Router) Resolve(to string) (identity.ID, error) {
 		return identity.ID{}, fmt.Errorf("%w: nobody was added at %s", ErrUnknownPeer, to)
 	}
 	var found []identity.ID
-	for id, rt := range r.routes {
-		if rt.known() && rt.fact.Peer.Name == to {
-			found = append(found, id)
+	for _, rt := range r.named[to] {
+		if rt.known() {
+			found = append(found, rt.fact.Peer.ID)
 		}
 	}
 	switch len(found) {
