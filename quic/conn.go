@@ -43,10 +43,10 @@ func (c *Conn) ended() {
 	defer close(c.done)
 	c.end(context.Cause(c.quic.Context()))
 	c.endSides()
+	c.t.release(c.socket, nil) // before the connection is forgotten: whoever finds none finds the address free
 	c.t.mu.Lock()
 	delete(c.t.conns, c)
 	c.t.mu.Unlock()
-	c.t.release(c.socket, nil)
 }
 
 // OpenStream implements [transport.Conn].
