@@ -33,6 +33,7 @@ type link struct {
 	pipeline   *pipeline // nil: there is none
 	pipelining bool      // there is one, or it is being made
 	asks       int       // small requests since there was none
+	served     int       // pipelines of the peer's
 
 	why string // why the path is what it is; empty: it has not changed
 }

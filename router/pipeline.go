@@ -26,6 +26,8 @@ const (
 	pipelineAfter = 2
 	// pipelineIdle is how long nothing is asked on a pipeline until it is ended.
 	pipelineIdle = 10 * time.Second
+	// maxPipelines bounds the pipelines that a peer has on a link at a time. It needs one, and may have another while that ends.
+	maxPipelines = 4
 	// pipelineRoom is left in a request for what is not the message's own.
 	pipelineRoom = 128
 )
@@ -136,7 +138,23 @@ func (r *Router) ServePipeline(ctx, stopping context.Context, s transport.Stream
 		return nil
 	}
 	ls.once.Do(func() { ls.link.release(false, false) }) // its requests are counted instead
+	if !ls.link.admit(1) {
+		ls.Stream.Reset(transport.CodeLimit)
+		return nil
+	}
+	defer ls.link.admit(-1)
 	return protocol.ServePipeline(ctx, stopping, ls.Stream, ls.link.conn.Info().RemotePeer, h, (*asked)(ls.link), cfg)
+}
+
+// admit counts the pipelines of the peer's, and reports whether there may be as many.
+func (l *link) admit(n int) bool {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	if l.served+n > maxPipelines {
+		return false
+	}
+	l.served += n
+	return true
 }
 
 // asked counts the requests that come on a pipeline as the streams that they would be.

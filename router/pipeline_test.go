@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -162,5 +163,37 @@ func TestPipelineSilence(t *testing.T) {
 			t.Error("the silent link is still used")
 		}
 		p.l.conn.CloseWithError(transport.CodeInternal, "")
+	})
+}
+
+// A peer has a few pipelines at most, and each is given back.
+func TestPipelinesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := new(mem.Network)
+		a, b := newNode(t, network, nil), newNode(t, network, nil)
+		if _, err := a.Reach(t.Context(), b.at); err != nil {
+			t.Fatal(err)
+		}
+		header, _ := protocol.AppendService(nil, protocol.PipelineService)
+		for range 2 {
+			var open []transport.Stream
+			for i := range maxPipelines + 1 {
+				s, err := linksOf(a.Router, b.ID())[0].conn.OpenStream(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Write(header)
+				synctest.Wait()
+				s.SetReadDeadline(time.Now().Add(time.Millisecond))
+				if _, err := s.Read(make([]byte, 1)); errors.Is(err, transport.CodeLimit) != (i == maxPipelines) {
+					t.Errorf("pipeline %d: %v", i, err)
+				}
+				open = append(open, s)
+			}
+			for _, s := range open {
+				s.Close()
+			}
+			synctest.Wait()
+		}
 	})
 }
