@@ -37,8 +37,9 @@ var ErrCannotSign = errors.New("pheromones: nothing signs with the node's key: C
 // once, with From being this node's ID, and what it returns is dropped; this node's own handler is not. Broadcast takes a copy of
 // Operation and Data, ignores the rest, and returns when m is on its way: nobody says that it has arrived.
 //
-// A node takes part from its first Broadcast, or when a peer that takes part knows of it; until then broadcasts cost nothing. One that joins later gets what others still
-// keep: by default what was broadcast in the last two minutes. See package router/gossip for what is promised.
+// A node takes part from its first Broadcast, or when a peer that takes part knows of it; until then broadcasts cost nothing. One
+// that joins later gets what others still keep: by default what was broadcast in the last two minutes. See package router/gossip
+// for what is promised.
 //
 // Errors are [ErrClosed], [ErrCannotSign], [gossip.ErrOperation], [gossip.ErrTooLarge], [gossip.ErrRate], and ctx's if it has ended already.
 func (n *Node) Broadcast(ctx context.Context, m protocol.Message) error {

@@ -24,7 +24,8 @@ const (
 	joinMax        = 30 * time.Second
 )
 
-// joining is what a node has of the nodes of Config.Join: goroutines that reach each of them for the first time, after which the router keeps the links, and one that makes reservations.
+// joining is what a node has of the nodes of Config.Join: goroutines that reach each of them for the first time, after which the
+// router keeps the links, and one that makes reservations.
 type joining struct {
 	n     *Node
 	nodes []*joinedNode // does not change
@@ -79,7 +80,8 @@ func (j *joining) begin() {
 	}
 }
 
-// introduce makes several addresses of one node known before any of them is dialled: they are raced, the preferred first, rather than one link each made of which the last wins.
+// introduce makes several addresses of one node known before any of them is dialled: they are raced, the preferred first, rather
+// than one link each made of which the last wins.
 func (j *joining) introduce() {
 	for _, node := range j.nodes {
 		if id := node.addr.Peer; !id.IsZero() && slices.ContainsFunc(j.nodes, func(other *joinedNode) bool { return other != node && other.addr.Peer == id }) {
@@ -334,8 +336,9 @@ func (n *Node) listening() []transport.Listener {
 	return slices.Clone(n.bound)
 }
 
-// Joined returns when one of the nodes of Config.Join was reached and the reservations with those that were are made, or refused; the node's addresses through relays are then in Addrs. It fails if ctx ends
-// before that, with the reasons why the nodes were not reached, and with [ErrClosed]. Without Config.Join it returns at once.
+// Joined returns when one of the nodes of Config.Join was reached and the reservations with those that were are made, or refused;
+// the node's addresses through relays are then in Addrs. It fails if ctx ends before that, with the reasons why the nodes were not
+// reached, and with [ErrClosed]. Without Config.Join it returns at once.
 func (n *Node) Joined(ctx context.Context) error {
 	if len(n.cfg.Join) == 0 {
 		return nil
@@ -397,8 +400,9 @@ func (j *joining) failure(err error) error {
 	return fmt.Errorf("pheromones: join: no node was reached: %w", errors.Join(errs...))
 }
 
-// find makes a peer known of which only the ID is: through each node that was joined it is called, in case that node relays and the peer has a reservation there, and if that comes to nothing the
-// node is asked for the peer's addresses. It returns when one of them led to the peer, or none did, or ctx ends.
+// find makes a peer known of which only the ID is: through each node that was joined it is called, in case that node relays and the
+// peer has a reservation there, and if that comes to nothing the node is asked for the peer's addresses. It returns when one of
+// them led to the peer, or none did, or ctx ends.
 func (n *Node) find(ctx context.Context, id identity.ID) error {
 	n.mu.Lock()
 	n.joining.begin()

@@ -40,7 +40,8 @@ func newResponder(cfg Config) *stun.Responder {
 	return stun.NewResponder(&stun.ResponderConfig{Total: cfg.STUN})
 }
 
-// servePackets answers what comes to a listener's port beside connections, if packets can, until stop is called, which waits. mu is held and closing false.
+// servePackets answers what comes to a listener's port beside connections, if packets can, until stop is called, which waits. mu is
+// held and closing false.
 func (n *Node) servePackets(l transport.Listener) (stop func()) {
 	pl, ok := l.(packetListener)
 	if !ok {
@@ -85,10 +86,11 @@ func (n *Node) readPackets(ctx context.Context, o *outside) {
 	}
 }
 
-// DiscoverNAT asks STUN servers, the QUIC addresses of other nodes for instance, how a port of this node looks from outside: at which address, and how the NAT
-// before it maps and filters. Two servers with different IPs are enough for the former. The node must listen with a transport that shares its UDP port, as QUIC
-// does; the first listener that can reach the first server is used. It returns when all is known, which takes up to 83 s if a server is silent, or with ctx's
-// error when ctx ends. Other errors are a [*stun.ServerError] for a server that nobody can be, and one that wraps those of all servers if none answered.
+// DiscoverNAT asks STUN servers, the QUIC addresses of other nodes for instance, how a port of this node looks from outside: at
+// which address, and how the NAT before it maps and filters. Two servers with different IPs are enough for the former. The node
+// must listen with a transport that shares its UDP port, as QUIC does; the first listener that can reach the first server is used.
+// It returns when all is known, which takes up to 83 s if a server is silent, or with ctx's error when ctx ends. Other errors are a
+// [*stun.ServerError] for a server that nobody can be, and one that wraps those of all servers if none answered.
 func (n *Node) DiscoverNAT(ctx context.Context, servers ...netip.AddrPort) (stun.Report, error) {
 	if len(servers) == 0 {
 		return stun.Report{}, errors.New("pheromones: no STUN server to ask: give the addresses of two, such as 192.0.2.1:4001")

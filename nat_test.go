@@ -27,7 +27,8 @@ func port(t *testing.T, n *pheromones.Node) netip.AddrPort {
 	return a
 }
 
-// TestNodesAreServers: a node asks two others how it looks from outside, many times at once, by the port over which it talks with them meanwhile.
+// TestNodesAreServers: a node asks two others how it looks from outside, many times at once, by the port over which it talks with
+// them meanwhile.
 func TestNodesAreServers(t *testing.T) {
 	asker, a, b := newNode(t, "asker", nil, "quic"), newNode(t, "a", echo("a"), "quic"), newNode(t, "b", echo("b"), "quic")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -156,7 +157,8 @@ func TestDiscoverNATFails(t *testing.T) {
 	}
 }
 
-// TestPortsComeAndGo: a node that stops listening and listens again at the same port, while a connection keeps the socket, asks and answers as before.
+// TestPortsComeAndGo: a node that stops listening and listens again at the same port, while a connection keeps the socket, asks and
+// answers as before.
 func TestPortsComeAndGo(t *testing.T) {
 	other := newNode(t, "other", nil, "quic")
 	key, err := identity.Generate()

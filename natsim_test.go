@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// internet is a simulated network for UDP: hosts with public addresses, and NATs with hosts behind them. A packet takes 20 ms from anyone to anyone, as if every access link took 10 ms, and
-// none within a LAN. Time is that of testing/synctest.
+// internet is a simulated network for UDP: hosts with public addresses, and NATs with hosts behind them. A packet takes 20 ms from
+// anyone to anyone, as if every access link took 10 ms, and none within a LAN. Time is that of testing/synctest.
 type internet struct {
 	mu     sync.Mutex
 	nats   map[netip.Addr]*nat // by outside address

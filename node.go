@@ -62,19 +62,22 @@ type Config struct {
 	Gossip gossip.Config
 	// Sign signs with the key of the transports, for Broadcast. Nil: a transport that is a [transport.Signer] does.
 	Sign func([]byte) []byte
-	// STUN is how many Binding requests (RFC 8489) the node answers in a second, at those of its ports that QUIC listens at: it tells whoever asks at which
-	// address it sees them, so that peers behind NATs need no other server. Zero means 500, and 10 for one IPv4 /24 or IPv6 /48; less means none.
+	// STUN is how many Binding requests (RFC 8489) the node answers in a second, at those of its ports that QUIC listens at: it
+	// tells whoever asks at which address it sees them, so that peers behind NATs need no other server. Zero means 500, and 10 for
+	// one IPv4 /24 or IPv6 /48; less means none.
 	STUN int
-	// Join are nodes to know from the start, by an address each. The node keeps a link with every one of them, makes itself reachable through those that relay (see NoReserve), and asks
-	// them for peers it does not know. It begins with Start, or with the first call that needs it.
+	// Join are nodes to know from the start, by an address each. The node keeps a link with every one of them, makes itself
+	// reachable through those that relay (see NoReserve), and asks them for peers it does not know. It begins with Start, or with
+	// the first call that needs it.
 	Join []transport.Addr
-	// NoReserve says that the node needs no relay to be reached, since its own addresses will do. A node that relays, or that listens nowhere, makes no reservation anyway.
+	// NoReserve says that the node needs no relay to be reached, since its own addresses will do. A node that relays, or that
+	// listens nowhere, makes no reservation anyway.
 	NoReserve bool
 	// Relay says for whom the node passes on what peers say to each other that cannot reach each other directly, and how much; only a node that
 	// others reach directly is of use. Nil: for nobody.
 	Relay *relay.Config
-	// PortMap has the router before this machine let peers in at the ports that the node listens at, which are then among its addresses. portmap.New (package nat/portmap) makes one. Nil: no router
-	// is asked.
+	// PortMap has the router before this machine let peers in at the ports that the node listens at, which are then among its
+	// addresses. portmap.New (package nat/portmap) makes one. Nil: no router is asked.
 	PortMap PortMap
 	// Path says which ways to peers there may be. Zero means PathRelayAllowed.
 	Path Path
@@ -319,7 +322,8 @@ func (n *Node) accept(l transport.Listener, after ...func()) {
 }
 
 // Addrs returns the addresses at which the node listens, with their real ports and the node's ID. One that is bound to every
-// interface is given as the interfaces' own addresses. The first are those from where routers forward ports (see Config.PortMap). The last are those through relays (relay://), if there are any at the moment. The result is the caller's.
+// interface is given as the interfaces' own addresses. The first are those from where routers forward ports (see Config.PortMap).
+// The last are those through relays (relay://), if there are any at the moment. The result is the caller's.
 func (n *Node) Addrs() []transport.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -351,7 +355,8 @@ func (n *Node) closedError(err error) error {
 	}
 }
 
-// resolve returns whom to means: an ID, the name that one known peer bears, or an address. Who is not known is asked for at the nodes that were joined.
+// resolve returns whom to means: an ID, the name that one known peer bears, or an address. Who is not known is asked for at the
+// nodes that were joined.
 func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
 	if strings.Contains(to, "://") {
 		if a, err := transport.ParseAddr(to); err == nil {
@@ -425,7 +430,8 @@ func (n *Node) Converse(ctx context.Context, to string, first protocol.Message) 
 }
 
 // Delete forgets a peer, named by an ID, a name, or an address with its ID or at which it was added. Links with it take no new
-// message of ours and close when what runs on them has ended, after ten seconds at the latest. Hints of other peers do not bring it back; a new Add does, or the peer's own greeting.
+// message of ours and close when what runs on them has ended, after ten seconds at the latest. Hints of other peers do not bring it
+// back; a new Add does, or the peer's own greeting.
 func (n *Node) Delete(to string) error {
 	id, err := n.router.Resolve(to)
 	if err == nil {

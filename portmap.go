@@ -11,8 +11,10 @@ import (
 
 // PortMap has the router before this machine forward ports. A *portmap.Mapper (package nat/portmap) is one. Its methods may be called at once.
 type PortMap interface {
-	// Map asks for a port to be forwarded to a socket of this machine, "udp" or "tcp", bound to local; an unspecified IP means every one. It returns at once, and keeps the mapping from then on. changed is
-	// called, from one goroutine and after Map has returned, when the outside address becomes another, and with the zero AddrPort when there is none any more; it does not block.
+	// Map asks for a port to be forwarded to a socket of this machine, "udp" or "tcp", bound to local; an unspecified IP means
+	// every one. It returns at once, and keeps the mapping from then on. changed is called, from one goroutine and after Map has
+	// returned, when the outside address becomes another, and with the zero AddrPort when there is none any more; it does not
+	// block.
 	//
 	// release removes the mapping and returns when that is done or ctx ends. changed is not called any more then. It is called once.
 	Map(network string, local netip.AddrPort, changed func(outside netip.AddrPort)) (release func(ctx context.Context))

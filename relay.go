@@ -23,8 +23,8 @@ const (
 	PathRelayAllowed Path = iota
 	// PathDirectOnly takes no relay, neither to reach nor to be reached.
 	PathDirectOnly
-	// PathRelayOnly reaches peers, and is reached, through relays alone, so that peers do not learn its addresses. Nodes that were joined, and addresses that a
-	// caller names, are dialled directly all the same.
+	// PathRelayOnly reaches peers, and is reached, through relays alone, so that peers do not learn its addresses. Nodes that were
+	// joined, and addresses that a caller names, are dialled directly all the same.
 	PathRelayOnly
 )
 
@@ -104,7 +104,8 @@ func (n *Node) openForRelay(ctx context.Context, peer identity.ID, dial bool, fi
 	return c, s, nil
 }
 
-// relays is the transport whose addresses lead through relays. What it dials are connections of the node's other transports: of QUIC through a tunnel if the node listens with it, else over a stream.
+// relays is the transport whose addresses lead through relays. What it dials are connections of the node's other transports: of
+// QUIC through a tunnel if the node listens with it, else over a stream.
 type relays struct {
 	n    *Node
 	self identity.ID

@@ -43,8 +43,9 @@ const (
 	retryMax   = time.Minute
 )
 
-// upgrade looks after the path of one link with a peer that can be reached through a relay, on the side that can move it: it moves it to a direct path as soon as there is one, and back to a
-// relay when the direct path falls silent. All of it belongs to the goroutine of run, but inbox.
+// upgrade looks after the path of one link with a peer that can be reached through a relay, on the side that can move it: it moves
+// it to a direct path as soon as there is one, and back to a relay when the direct path falls silent. All of it belongs to the
+// goroutine of run, but inbox.
 type upgrade struct {
 	n     *Node
 	c     migrating

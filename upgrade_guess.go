@@ -13,10 +13,12 @@ import (
 )
 
 const (
-	// maxGuesses is how often ports may be guessed from one port of ours within guessWithin, whoever the peers are: what any of them can have us send to an address that it has made up is bounded by it.
+	// maxGuesses is how often ports may be guessed from one port of ours within guessWithin, whoever the peers are: what any of
+	// them can have us send to an address that it has made up is bounded by it.
 	maxGuesses  = 3
 	guessWithin = time.Minute
-	// guessTries is in how many attempts in a row, of one link in one network, ports may be guessed. What has failed twice will fail again, and costs 2,560 packets.
+	// guessTries is in how many attempts in a row, of one link in one network, ports may be guessed. What has failed twice will
+	// fail again, and costs 2,560 packets.
 	guessTries = 2
 	// maxBurrows bounds the further sockets that a link keeps on the side that does not move it: the one in use, and the last one before.
 	maxBurrows = 2
@@ -40,7 +42,8 @@ func (o *outside) mayGuess(now time.Time) bool {
 	return true
 }
 
-// burrow is a further socket beside the port of QUIC, of which the peer may guess the port that our NAT gives it. If it does, the socket becomes a tunnel of QUIC's port.
+// burrow is a further socket beside the port of QUIC, of which the peer may guess the port that our NAT gives it. If it does, the
+// socket becomes a tunnel of QUIC's port.
 type burrow struct {
 	p      *punching
 	number int

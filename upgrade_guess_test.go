@@ -8,7 +8,8 @@ import (
 	"github.com/Blockchain-CN/pheromones/router"
 )
 
-// TestGuessedPath: a link whose direct path had to be guessed carries streams as any other does, and uses one further socket at most, once the attempt is over.
+// TestGuessedPath: a link whose direct path had to be guessed carries streams as any other does, and uses one further socket at
+// most, once the attempt is over.
 func TestGuessedPath(t *testing.T) {
 	hard, easy := [2]dependence{addressAndPortDependent, addressAndPortDependent}, [2]dependence{independent, addressAndPortDependent}
 	for _, tt := range []struct {

@@ -82,7 +82,8 @@ func (o *outside) see(v view) {
 	o.views = o.views[:min(len(o.views), maxSeen)]
 }
 
-// look says at which addresses a peer may reach the port: as others see it, so many, and then those of the interfaces; and how the NAT before it maps.
+// look says at which addresses a peer may reach the port: as others see it, so many, and then those of the interfaces; and how the
+// NAT before it maps.
 func (o *outside) look() (addrs []netip.AddrPort, seen int, mapping punch.Mapping) {
 	var own []netip.AddrPort
 	for _, a := range advertised([]transport.Listener{o.listener}) {
@@ -160,7 +161,8 @@ type punching struct {
 	burrows map[int]*burrow // the further sockets, by number
 }
 
-// punch begins an attempt of this side, which runs until it is over, ctx ends or end is called. It returns nil if too many are under way. guess says that ports may be guessed if need be.
+// punch begins an attempt of this side, which runs until it is over, ctx ends or end is called. It returns nil if too many are
+// under way. guess says that ports may be guessed if need be.
 func (o *outside) punch(ctx context.Context, cfg punch.Config, guess bool) *punching {
 	_, seen, mapping := o.look()
 	cfg.Mapping, guess = mapping, guess && seen > 0

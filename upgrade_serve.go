@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// maxOffers bounds the attempts (PA8) at a direct path that a peer may begin on one link in a row; after that, one is allowed in every offerPause.
+	// maxOffers bounds the attempts (PA8) at a direct path that a peer may begin on one link in a row; after that, one is allowed
+	// in every offerPause.
 	maxOffers  = 8
 	offerPause = 5 * time.Second
 	// deaf is how long nothing has been heard on a link on which something should be when the other links are asked for a sign of life.
@@ -141,8 +142,8 @@ func (n *Node) servePunch(ctx context.Context, c transport.Conn, s transport.Str
 	}
 }
 
-// watchServed (PA6) looks whether a link that the peer moves is alive. If it is silent this node may have got another address, which those it has links with, relays above all, learn from its
-// packets; the peer then gets through by them.
+// watchServed (PA6) looks whether a link that the peer moves is alive. If it is silent this node may have got another address,
+// which those it has links with, relays above all, learn from its packets; the peer then gets through by them.
 func (n *Node) watchServed(ctx context.Context, c migrating) {
 	var sent, received uint64
 	heard, unanswered, poked := time.Now(), time.Time{}, time.Time{}

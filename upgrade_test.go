@@ -181,7 +181,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// flow sends chunks of the given size both ways over one stream, one every 20 ms, for as long as during runs, compares what came with what was sent, and returns the longest silence on either side.
+// flow sends chunks of the given size both ways over one stream, one every 20 ms, for as long as during runs, compares what came
+// with what was sent, and returns the longest silence on either side.
 func (x *natWorld) flow(t *testing.T, size int, during func()) time.Duration {
 	t.Helper()
 	l, err := x.b.Listen("flow")

@@ -111,13 +111,15 @@ func (t *Transport) Listen(ctx context.Context, addr transport.Addr) (transport.
 	return t.net.Listen(ctx, addr)
 }
 
-// DialOver is Dial over a network connection that is there already, such as a stream through a relay, in place of TCP. It owns raw, also when it fails. addr is what Info shows as the address of both
-// sides, and its Peer, if set, is who the other end must prove to be. It returns as Dial does.
+// DialOver is Dial over a network connection that is there already, such as a stream through a relay, in place of TCP. It owns raw,
+// also when it fails. addr is what Info shows as the address of both sides, and its Peer, if set, is who the other end must prove
+// to be. It returns as Dial does.
 func (t *Transport) DialOver(ctx context.Context, raw net.Conn, addr transport.Addr) (transport.Conn, error) {
 	return t.net.DialOver(ctx, raw, addr)
 }
 
-// AcceptOver is the other end of DialOver. It returns when whoever dials has proved its ID, or cannot, or after HandshakeTimeout, or when ctx ends.
+// AcceptOver is the other end of DialOver. It returns when whoever dials has proved its ID, or cannot, or after HandshakeTimeout,
+// or when ctx ends.
 func (t *Transport) AcceptOver(ctx context.Context, raw net.Conn, addr transport.Addr) (transport.Conn, error) {
 	return t.net.AcceptOver(ctx, raw, addr)
 }

@@ -183,8 +183,8 @@ func (p *Pipeline) finish(number uint32, o outcome, keep bool) {
 	}
 }
 
-// fail ends all exchanges with err, which wraps ErrPipeline if the peer has executed none of them, and returns that error. A peer that has refused the stream
-// has read nothing of it.
+// fail ends all exchanges with err, which wraps ErrPipeline if the peer has executed none of them, and returns that error. A peer
+// that has refused the stream has read nothing of it.
 func (p *Pipeline) fail(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -234,8 +234,8 @@ func (p *Pipeline) Quiet() (d time.Duration, busy bool) {
 	return time.Since(p.since), len(p.calls) > 0
 }
 
-// Exchange is [ExchangeFrame] on the pipeline: it returns as that does, but the stream goes on. When ctx ends the peer is told. A request that is larger
-// than PipelineLimit, or for which there is no room, is not sent: the error wraps [ErrPipeline].
+// Exchange is [ExchangeFrame] on the pipeline: it returns as that does, but the stream goes on. When ctx ends the peer is told. A
+// request that is larger than PipelineLimit, or for which there is no room, is not sent: the error wraps [ErrPipeline].
 func (p *Pipeline) Exchange(ctx context.Context, request Frame) (Frame, error) {
 	request.Message = p.cfg.fill(request.Message)
 	o := p.exchange(ctx, &request)

@@ -22,12 +22,13 @@ type Tracker interface {
 	End()        // its answer is on its way
 }
 
-// ServePipeline answers the exchanges that peer, which is whom the stream's connection leads to, makes on the pipeline s that it opened and
-// whose service header has been read. Each request is given to h in a goroutine of its own, and what h returns is sent back, as [Serve] does. t may
-// be nil.
+// ServePipeline answers the exchanges that peer, which is whom the stream's connection leads to, makes on the pipeline s that it
+// opened and whose service header has been read. Each request is given to h in a goroutine of its own, and what h returns is sent
+// back, as [Serve] does. t may be nil.
 //
-// It returns when the stream has ended and every call of h has returned: nil if the peer has ended it, or if stopping has ended, for then it ends the
-// stream itself when all that was taken has been answered and the peer has the answers. When ctx ends it resets the stream with transport.CodeShutdown.
+// It returns when the stream has ended and every call of h has returned: nil if the peer has ended it, or if stopping has ended,
+// for then it ends the stream itself when all that was taken has been answered and the peer has the answers. When ctx ends it
+// resets the stream with transport.CodeShutdown.
 func ServePipeline(ctx, stopping context.Context, s transport.Stream, peer identity.ID, h Handler, t Tracker, cfg *Config) error {
 	v := &pipelineServer{s: s, peer: peer, h: orEmpty(h), tracker: t, cfg: cfg.orDefault(), running: make(map[uint32]*served)}
 	v.out = outq.New((*patientWriter)(v), pipelineMark, new(outq.Pool), func(error) { s.Reset(transport.CodeTimeout) })
@@ -262,8 +263,8 @@ func (v *pipelineServer) stop() {
 	v.finish()
 }
 
-// finish ends this direction of a pipeline that stops once everything is answered, and bounds how long the peer may take to end its own, which says that
-// it has the answers; with mu held.
+// finish ends this direction of a pipeline that stops once everything is answered, and bounds how long the peer may take to end its
+// own, which says that it has the answers; with mu held.
 func (v *pipelineServer) finish() {
 	if v.stopping && len(v.running) == 0 {
 		v.out.Finish(io.EOF, func() {

@@ -14,10 +14,10 @@
 //
 // # Cancellation
 //
-// The context given to [Exchange] and [Converse] bounds everything, reads and writes under way included: when it ends the
-// stream is reset with transport.CodeCancelled. On the other side that reset ends the context of the handler that is running;
-// the loss of the connection does, too, after a time of grace if there is a [Replies], since the request may be sent again. The time that is left travels with each message, and bounds the other side's
-// handler too.
+// The context given to [Exchange] and [Converse] bounds everything, reads and writes under way included: when it ends the stream is
+// reset with transport.CodeCancelled. On the other side that reset ends the context of the handler that is running; the loss of the
+// connection does, too, after a time of grace if there is a [Replies], since the request may be sent again. The time that is left
+// travels with each message, and bounds the other side's handler too.
 //
 // # Errors
 //

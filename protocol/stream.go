@@ -92,9 +92,9 @@ type watcher interface {
 	watch(gone context.CancelCauseFunc) (stop func())
 }
 
-// watch reads from the stream while a handler runs, since that is how one learns that the peer has gone, and then calls
-// gone, unless there is another way to learn it. The peer may have ended its direction already, or send its next frame early: both end the watch and change
-// nothing. The returned function ends the watch and returns when nobody reads any more.
+// watch reads from the stream while a handler runs, since that is how one learns that the peer has gone, and then calls gone,
+// unless there is another way to learn it. The peer may have ended its direction already, or send its next frame early: both end
+// the watch and change nothing. The returned function ends the watch and returns when nobody reads any more.
 func (t *talk) watch(gone context.CancelCauseFunc) (stop func()) {
 	if t.way != nil {
 		return t.way.watch(gone)

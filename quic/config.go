@@ -41,8 +41,9 @@ type Config struct {
 	// ConnWindow bounds the same over all streams of a connection: it is what a hostile peer can make us keep. Streams
 	// that nobody reads use it up; with less than ConnWindow in them the others go on. Default: 32 MiB.
 	ConnWindow int
-	// ListenPacket opens the sockets, of the networks "udp4" and "udp6". What it returns has a *net.UDPAddr for its LocalAddr, and takes and gives such. Packet connections that are
-	// no *net.UDPConn, such as those of a simulated network, do without batches, offload, congestion marks and MTU discovery: they are slower. Default: that of net.ListenConfig.
+	// ListenPacket opens the sockets, of the networks "udp4" and "udp6". What it returns has a *net.UDPAddr for its LocalAddr, and
+	// takes and gives such. Packet connections that are no *net.UDPConn, such as those of a simulated network, do without batches,
+	// offload, congestion marks and MTU discovery: they are slower. Default: that of net.ListenConfig.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	// MaxSessions bounds the sessions kept for resumption (RFC 8446 §2.2). Default: 256.
 	MaxSessions int

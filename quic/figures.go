@@ -8,6 +8,6 @@ type Figures struct {
 	GSO bool
 }
 
-// Figures returns what the kernel grants the listener's socket. It fails with errors.ErrUnsupported on systems other than Linux, and if the socket is none of the kernel's, and with net.ErrClosed after
-// Close.
+// Figures returns what the kernel grants the listener's socket. It fails with errors.ErrUnsupported on systems other than Linux,
+// and if the socket is none of the kernel's, and with net.ErrClosed after Close.
 func (l *Listener) Figures() (Figures, error) { return l.socket.figures() }

@@ -15,8 +15,8 @@ import (
 // maxInlet bounds the packets of all tunnels of a socket that quic-go has not taken yet; what comes then is dropped.
 const maxInlet = 2048
 
-// inlet is where packets that came by tunnels wait for quic-go, which reads the socket. Whoever puts one where none was wakes the reader by a read
-// deadline in the past; while nothing is there, it costs the reader one atomic load a batch.
+// inlet is where packets that came by tunnels wait for quic-go, which reads the socket. Whoever puts one where none was wakes the
+// reader by a read deadline in the past; while nothing is there, it costs the reader one atomic load a batch.
 type inlet struct {
 	setDeadline func(time.Time) error // of the socket's reads
 

@@ -65,7 +65,8 @@ func (l *Listener) add(q *quicgo.Conn) {
 	}
 }
 
-// OpenPacket opens a further UDP socket at the listener's IP, with a port of its own, as the listener's was opened (see Config.ListenPacket). It is the caller's, and QUIC has nothing to do with it.
+// OpenPacket opens a further UDP socket at the listener's IP, with a port of its own, as the listener's was opened (see
+// Config.ListenPacket). It is the caller's, and QUIC has nothing to do with it.
 func (l *Listener) OpenPacket(ctx context.Context) (net.PacketConn, error) {
 	pc, err := listenPacket(l.t.conf.ListenPacket).open(ctx, netip.AddrPortFrom(l.socket.local.Addr(), 0))
 	if err != nil {

@@ -49,17 +49,19 @@ type route struct {
 	standby int      // the one that is kept to move to at once, plus 1; 0: none
 }
 
-// side is a second quic-go transport on a connection's socket, which sends only: to another path. What comes by that path comes to the socket's own
-// transport, as all connection IDs are known there. A connection needs three of them, one in use, one on standby and one to try, as a transport stands for one path at a time; they last as long
-// as the connection: quic-go ends the connections of a transport that is closed.
+// side is a second quic-go transport on a connection's socket, which sends only: to another path. What comes by that path comes to
+// the socket's own transport, as all connection IDs are known there. A connection needs three of them, one in use, one on standby
+// and one to try, as a transport stands for one path at a time; they last as long as the connection: quic-go ends the connections
+// of a transport that is closed.
 type side struct {
 	quic *quicgo.Transport
 	to   atomic.Pointer[way] // where it sends to
 	path *quicgo.Path        // belongs to whoever holds route.moving
 }
 
-// Path implements [transport.Migrator]: it returns the address to which packets of the connection go at present; the zero AddrPort if they go by a tunnel. A side whose peer migrates
-// or gets another address from its NAT follows when the first packets from there have proved it.
+// Path implements [transport.Migrator]: it returns the address to which packets of the connection go at present; the zero AddrPort
+// if they go by a tunnel. A side whose peer migrates or gets another address from its NAT follows when the first packets from there
+// have proved it.
 func (c *Conn) Path() netip.AddrPort {
 	w, _ := c.way()
 	return w.addr
@@ -92,8 +94,8 @@ func (c *Conn) remoteAddr() transport.Addr {
 	return transport.Addr{Scheme: scheme, HostPort: net.JoinHostPort(netip.IPv6Unspecified().String(), "0"), Peer: c.peer}
 }
 
-// Packets implements [transport.Migrator]: it returns how many packets the connection has sent and received so far, over all paths. When the former grows for a while and the latter does
-// not, the path is dead: QUIC asks again for answers that do not come.
+// Packets implements [transport.Migrator]: it returns how many packets the connection has sent and received so far, over all paths.
+// When the former grows for a while and the latter does not, the path is dead: QUIC asks again for answers that do not come.
 func (c *Conn) Packets() (sent, received uint64) {
 	stats := c.quic.ConnectionStats()
 	return stats.PacketsSent, stats.PacketsReceived
@@ -102,10 +104,12 @@ func (c *Conn) Packets() (sent, received uint64) {
 // RTT returns the round-trip time of the path in use as QUIC sees it, smoothed; zero if nothing is known yet.
 func (c *Conn) RTT() time.Duration { return c.quic.ConnectionStats().SmoothedRTT }
 
-// Migrate implements [transport.Migrator]. It moves the connection, with all of its streams, to the peer's address to, which must be of the socket's family. It returns when the peer has answered from there and
-// this side sends there; the path left, unless it is the one dialled, is kept on standby. The peer follows with the first packets that come. What is under way on the path left is not lost:
-// it is sent again. The peer must let our packets in there: see package nat/punch. Only the side that dialled can migrate, on the other the error wraps
-// [errors.ErrUnsupported]. Any error, that of ctx included, means that the connection stays where it was. It takes at most Config.HandshakeTimeout. Concurrent calls wait for each other.
+// Migrate implements [transport.Migrator]. It moves the connection, with all of its streams, to the peer's address to, which must
+// be of the socket's family. It returns when the peer has answered from there and this side sends there; the path left, unless it
+// is the one dialled, is kept on standby. The peer follows with the first packets that come. What is under way on the path left is
+// not lost: it is sent again. The peer must let our packets in there: see package nat/punch. Only the side that dialled can
+// migrate, on the other the error wraps [errors.ErrUnsupported]. Any error, that of ctx included, means that the connection stays
+// where it was. It takes at most Config.HandshakeTimeout. Concurrent calls wait for each other.
 func (c *Conn) Migrate(ctx context.Context, to netip.AddrPort) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	err := c.migrate(ctx, way{addr: to}, c.switchTo)
@@ -115,8 +119,8 @@ func (c *Conn) Migrate(ctx context.Context, to netip.AddrPort) error {
 	return nil
 }
 
-// MigrateTunnel implements [transport.Migrator]. It moves the connection to a tunnel as [Conn.Migrate] does to an address. The tunnel must be one of
-// the port that the connection was dialled from, made by [Listener.NewTunnel].
+// MigrateTunnel implements [transport.Migrator]. It moves the connection to a tunnel as [Conn.Migrate] does to an address. The
+// tunnel must be one of the port that the connection was dialled from, made by [Listener.NewTunnel].
 func (c *Conn) MigrateTunnel(ctx context.Context, tunnel transport.Tunnel) error {
 	return c.byTunnel(ctx, tunnel, c.switchTo)
 }
@@ -222,8 +226,9 @@ func (c *Conn) moved(place int) {
 	}
 }
 
-// Standby implements [transport.Migrator]. It opens a path by the tunnel beside the one in use, and returns when the peer has answered by it; errors are those of [Conn.MigrateTunnel]. [Conn.Flip] then moves the connection there
-// at once, which Migrate cannot on a path that is dead: there QUIC holds back whatever is not a repetition.
+// Standby implements [transport.Migrator]. It opens a path by the tunnel beside the one in use, and returns when the peer has
+// answered by it; errors are those of [Conn.MigrateTunnel]. [Conn.Flip] then moves the connection there at once, which Migrate
+// cannot on a path that is dead: there QUIC holds back whatever is not a repetition.
 func (c *Conn) Standby(ctx context.Context, tunnel transport.Tunnel) error {
 	return c.byTunnel(ctx, tunnel, func(ctx context.Context, to way) error {
 		place, err := c.probe(ctx, to)
@@ -235,8 +240,8 @@ func (c *Conn) Standby(ctx context.Context, tunnel transport.Tunnel) error {
 	})
 }
 
-// Flip implements [transport.Migrator]. It moves the connection to the path on standby without asking, and keeps the one left on standby unless it is the one dialled. It fails if there is no path on standby, or while the connection
-// is being moved otherwise.
+// Flip implements [transport.Migrator]. It moves the connection to the path on standby without asking, and keeps the one left on
+// standby unless it is the one dialled. It fails if there is no path on standby, or while the connection is being moved otherwise.
 func (c *Conn) Flip() error {
 	r := &c.route
 	select {

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// plainConn is a socket that is no *net.UDPConn, from Config.ListenPacket, as quic-go gets to see it. It has tunnels and survives errors as packetConn does.
+// plainConn is a socket that is no *net.UDPConn, from Config.ListenPacket, as quic-go gets to see it. It has tunnels and survives
+// errors as packetConn does.
 type plainConn struct {
 	net.PacketConn
 	*ways

@@ -41,7 +41,8 @@ func (d *deaf) stop() error {
 	return nil
 }
 
-// sideConn is a socket as the quic-go transport of a side gets to see it: nothing comes, and all that goes out goes one way. It is as fast as the socket.
+// sideConn is a socket as the quic-go transport of a side gets to see it: nothing comes, and all that goes out goes one way. It is
+// as fast as the socket.
 type sideConn struct {
 	*packetConn
 	side *side

@@ -20,8 +20,8 @@
 //
 // # Paths
 //
-// A connection may run through a [Tunnel], a way to the peer that is no IP path, and the side that dialled may move it, with all its streams, to an address and
-// back ([Conn.Migrate], [Conn.MigrateTunnel]).
+// A connection may run through a [Tunnel], a way to the peer that is no IP path, and the side that dialled may move it, with all
+// its streams, to an address and back ([Conn.Migrate], [Conn.MigrateTunnel]).
 //
 // # Security
 //

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// tunnelPacket is the size that connections through tunnels begin with, the least that QUIC admits (RFC 9000 §14.1), so that there is room for what
-	// the tunnel adds. They find out whether more gets through.
+	// tunnelPacket is the size that connections through tunnels begin with, the least that QUIC admits (RFC 9000 §14.1), so that
+	// there is room for what the tunnel adds. They find out whether more gets through.
 	tunnelPacket = 1200
 	// maxPacket is what quic-go has room for.
 	maxPacket = 1452
@@ -26,9 +26,9 @@ const (
 	maxTunnels = 1 << 16
 )
 
-// Tunnel implements [transport.Tunnel]. It is a way to a peer other than by its IP address: through a relay, for instance. QUIC packets go out by a function and come in by [Tunnel.Deliver];
-// that some are lost, doubled or swapped is no harm. QUIC sees a peer with an address of its own, which nobody else can see or use. All methods may be
-// called at once from any goroutine.
+// Tunnel implements [transport.Tunnel]. It is a way to a peer other than by its IP address: through a relay, for instance. QUIC
+// packets go out by a function and come in by [Tunnel.Deliver]; that some are lost, doubled or swapped is no harm. QUIC sees a peer
+// with an address of its own, which nobody else can see or use. All methods may be called at once from any goroutine.
 type Tunnel struct {
 	l       *Listener
 	label   transport.Addr
@@ -39,10 +39,11 @@ type Tunnel struct {
 	queued int // guarded by the socket's inlet.mu
 }
 
-// NewTunnel implements [transport.Tunneler]: it makes a tunnel that ends at the listener's port. Connections dialled by the other end come to the listener's Accept, as any other. send is given
-// packets for the other end, 1452 bytes at most. It may be called from several goroutines at once, must not wait, must not keep p after it has returned, and drops what is too
-// much or too large; its error means no more than a lost packet. label is what Info of a connection shows as its remote address while
-// its path is the tunnel, with the peer's ID put in. It fails once the listener is closed, and when the port has 65536 tunnels.
+// NewTunnel implements [transport.Tunneler]: it makes a tunnel that ends at the listener's port. Connections dialled by the other
+// end come to the listener's Accept, as any other. send is given packets for the other end, 1452 bytes at most. It may be called
+// from several goroutines at once, must not wait, must not keep p after it has returned, and drops what is too much or too large;
+// its error means no more than a lost packet. label is what Info of a connection shows as its remote address while its path is the
+// tunnel, with the peer's ID put in. It fails once the listener is closed, and when the port has 65536 tunnels.
 func (l *Listener) NewTunnel(label transport.Addr, send func(p []byte) error) (transport.Tunnel, error) {
 	tn := &Tunnel{l: l, label: label, send: send}
 	l.t.mu.Lock()
@@ -58,8 +59,8 @@ func (l *Listener) NewTunnel(label transport.Addr, send func(p []byte) error) (t
 	return tn, nil
 }
 
-// Deliver hands a packet that came by the tunnel to QUIC. p stays the caller's. It does not wait: when QUIC lags behind, or the tunnel is closed, the packet
-// is dropped, as is one that cannot be QUIC's.
+// Deliver hands a packet that came by the tunnel to QUIC. p stays the caller's. It does not wait: when QUIC lags behind, or the
+// tunnel is closed, the packet is dropped, as is one that cannot be QUIC's.
 func (tn *Tunnel) Deliver(p []byte) {
 	if len(p) == 0 || len(p) > maxPacket || p[0] < 0x40 || tn.closed.Load() {
 		return
@@ -104,8 +105,9 @@ func (t *Transport) dialTunnel(ctx context.Context, tn *Tunnel, addr transport.A
 	return c, nil
 }
 
-// Close ends the tunnel: nothing goes out or comes in any more. Connections whose path it is stay, as with a cable that is cut: they may be moved to another path,
-// or else end after their IdleTimeout. Connections that have moved away do not notice. Closing twice is no error.
+// Close ends the tunnel: nothing goes out or comes in any more. Connections whose path it is stay, as with a cable that is cut:
+// they may be moved to another path, or else end after their IdleTimeout. Connections that have moved away do not notice. Closing
+// twice is no error.
 func (tn *Tunnel) Close() error {
 	if !tn.closed.Swap(true) {
 		tn.l.socket.ways.tunnels.remove(tn)
@@ -149,7 +151,8 @@ func (w *ways) write(b, oob []byte, to *net.UDPAddr) bool {
 	return true
 }
 
-// tunnels are the tunnels of a socket by their virtual addresses: unique local ones (RFC 4193), of a random prefix, the last eight bytes counting.
+// tunnels are the tunnels of a socket by their virtual addresses: unique local ones (RFC 4193), of a random prefix, the last eight
+// bytes counting.
 type tunnels struct {
 	prefix uint64 // as the machine reads it
 

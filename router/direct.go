@@ -9,8 +9,9 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// OpenDirect opens a stream on a link with a peer that goes through nobody else ([transport.Traits].Indirect), and returns the link's connection, too. If there is no such link it dials
-// one, if it may, at the peer's direct addresses. It returns as [Router.Open] does; without a link, and with none to be had, it fails with [ErrNoAddress], [ErrUnknownPeer] or a [*DialError].
+// OpenDirect opens a stream on a link with a peer that goes through nobody else ([transport.Traits].Indirect), and returns the
+// link's connection, too. If there is no such link it dials one, if it may, at the peer's direct addresses. It returns as
+// [Router.Open] does; without a link, and with none to be had, it fails with [ErrNoAddress], [ErrUnknownPeer] or a [*DialError].
 func (r *Router) OpenDirect(ctx context.Context, id identity.ID, dial bool) (transport.Stream, transport.Conn, error) {
 	var err error
 	for range 3 { // a link may end between being found and being used
@@ -109,7 +110,8 @@ func (r *Router) Linked() []identity.ID {
 	return ids
 }
 
-// Connect makes sure that there is a link with a peer, as [Router.Open] does, and opens no stream. It reports whether there is one: at peers that are reached by connections of one stream there is none, and nothing is dialled.
+// Connect makes sure that there is a link with a peer, as [Router.Open] does, and opens no stream. It reports whether there is one:
+// at peers that are reached by connections of one stream there is none, and nothing is dialled.
 func (r *Router) Connect(ctx context.Context, id identity.ID) (linked bool, err error) {
 	r.mu.Lock()
 	rt := r.routes[id]

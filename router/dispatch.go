@@ -198,8 +198,9 @@ func (r *Router) greetBy(ctx context.Context, t transport.Transport, c transport
 }
 
 // Reach makes sure that there is a way to whoever is at addr, without greeting, and returns the peer's ID. It dials, and makes a
-// route, unless the peer is known, by its ID in addr or as one that was added at addr, or has a link with us. Callers at once share a dial. A failure is a
-// [*DialError], or else [ErrSelf], [ErrNoAddress], [ErrFull], [ErrClosed] or ctx's error; nothing is remembered then.
+// route, unless the peer is known, by its ID in addr or as one that was added at addr, or has a link with us. Callers at once share
+// a dial. A failure is a [*DialError], or else [ErrSelf], [ErrNoAddress], [ErrFull], [ErrClosed] or ctx's error; nothing is
+// remembered then.
 func (r *Router) Reach(ctx context.Context, addr transport.Addr) (identity.ID, error) {
 	switch {
 	case r.transports[addr.Scheme] == nil:

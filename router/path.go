@@ -5,11 +5,11 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// The path of a link is the way its packets take. It may change while the link lives, between a relay and the direct way for instance. The router does not move it; whoever
-// does tells it here.
+// The path of a link is the way its packets take. It may change while the link lives, between a relay and the direct way for
+// instance. The router does not move it; whoever does tells it here.
 
-// PathChanged notes that the path of a connection, which is a link's, is no longer from. Watchers are told, with the reason. It does nothing if the connection is no link any more, or if
-// the path is what it was.
+// PathChanged notes that the path of a connection, which is a link's, is no longer from. Watchers are told, with the reason. It
+// does nothing if the connection is no link any more, or if the path is what it was.
 func (r *Router) PathChanged(c transport.Conn, from transport.Addr, reason string) {
 	to := c.Info().RemoteAddr
 	r.mu.Lock()
@@ -45,8 +45,9 @@ func (r *Router) Busy(c transport.Conn) bool {
 	return l != nil && l.active > 0
 }
 
-// Aside takes a stream that Config.Serve was given out of the count of its link, as one that serves the link itself: it does not keep the link from being closed when it is idle, and ends with it. The
-// stream that it returns is the one to use from then on. The side that opened it must have done so on the connection itself.
+// Aside takes a stream that Config.Serve was given out of the count of its link, as one that serves the link itself: it does not
+// keep the link from being closed when it is idle, and ends with it. The stream that it returns is the one to use from then on. The
+// side that opened it must have done so on the connection itself.
 func (r *Router) Aside(s transport.Stream) transport.Stream {
 	ls, ok := s.(*linkStream)
 	if !ok || ls.ours {
@@ -66,7 +67,8 @@ func (r *Router) Addresses(id identity.ID) []transport.Addr {
 	return nil
 }
 
-// Poke asks the peers of all direct links for a sign of life: so NATs on the way, and those who follow packets to where they come from, learn where this node is now. A link on which it does not come ends after a while.
+// Poke asks the peers of all direct links for a sign of life: so NATs on the way, and those who follow packets to where they come
+// from, learn where this node is now. A link on which it does not come ends after a while.
 func (r *Router) Poke() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -92,8 +92,8 @@ func (l *link) runPipeline() {
 	}
 }
 
-// look ends a pipeline that nothing is asked on any more. If something is, and nothing was heard for long, it asks the peer for a sign of life, and gives up the link
-// if there is none: as [Router.listen] does for one stream.
+// look ends a pipeline that nothing is asked on any more. If something is, and nothing was heard for long, it asks the peer for a
+// sign of life, and gives up the link if there is none: as [Router.listen] does for one stream.
 func (p *pipeline) look() {
 	r := p.l.r
 	r.mu.Lock()
@@ -129,8 +129,8 @@ func (p *pipeline) look() {
 	p.timer.Reset(max(next, time.Millisecond))
 }
 
-// ServePipeline serves a stream of the service [protocol.PipelineService], whose header has been read, as Config.Serve was given it, with h and cfg. It returns as
-// [protocol.ServePipeline] does.
+// ServePipeline serves a stream of the service [protocol.PipelineService], whose header has been read, as Config.Serve was given
+// it, with h and cfg. It returns as [protocol.ServePipeline] does.
 func (r *Router) ServePipeline(ctx, stopping context.Context, s transport.Stream, h protocol.Handler, cfg *protocol.Config) error {
 	ls, ok := s.(*linkStream)
 	if !ok || ls.ours {

@@ -72,16 +72,17 @@ type Config struct {
 	// those with peers that no caller has added; if there is none, the new connection is refused, or, if it was dialled by us,
 	// kept beyond the bound. Zero or less means 1024.
 	MaxLinks int
-	// Dialable says whether an address of a peer may be dialled unasked; what a caller names himself is dialled anyway. It is called with locks held and
-	// returns at once. Nil: every address may be.
+	// Dialable says whether an address of a peer may be dialled unasked; what a caller names himself is dialled anyway. It is
+	// called with locks held and returns at once. Nil: every address may be.
 	Dialable func(transport.Addr) bool
-	// Attached is called, in a goroutine of its own, when a long connection has become a link. It must return soon after ctx has ended, which it does with Close. Nil means that nobody
-	// wants to know.
+	// Attached is called, in a goroutine of its own, when a long connection has become a link. It must return soon after ctx has
+	// ended, which it does with Close. Nil means that nobody wants to know.
 	Attached func(ctx context.Context, c transport.Conn)
 	// NetworkChanged is called, in a goroutine of its own, when the addresses of this machine's interfaces have changed or it
 	// has slept. Nil means that nobody wants to know.
 	NetworkChanged func()
-	// Pipelines says that Serve hands streams of the service [protocol.PipelineService] to [Router.ServePipeline]. Peers are then offered to send small requests so.
+	// Pipelines says that Serve hands streams of the service [protocol.PipelineService] to [Router.ServePipeline]. Peers are then
+	// offered to send small requests so.
 	Pipelines bool
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger

@@ -55,8 +55,8 @@ type Traits struct {
 	// OneStream says that a connection carries one stream, opened by the side that dialled, and ends with it. Opening a
 	// second stream, or one from the accepting side, fails with errors.ErrUnsupported.
 	OneStream bool
-	// Indirect says that connections go through a third node. Their addresses are tried beside the others, not after them, since they are slower but
-	// more likely to work.
+	// Indirect says that connections go through a third node. Their addresses are tried beside the others, not after them, since
+	// they are slower but more likely to work.
 	Indirect bool
 }
 
@@ -139,21 +139,26 @@ type DatagramConn interface {
 	ReceiveDatagram(ctx context.Context) ([]byte, error)
 }
 
-// PortDialer is the optional ability of a Listener to dial from its own port. Two peers behind NATs that do this at once to each other's addresses make one connection (TCP's simultaneous open, RFC 9293 §3.5), as each
-// NAT takes the other's packets for answers.
+// PortDialer is the optional ability of a Listener to dial from its own port. Two peers behind NATs that do this at once to each
+// other's addresses make one connection (TCP's simultaneous open, RFC 9293 §3.5), as each NAT takes the other's packets for
+// answers.
 type PortDialer interface {
-	// DialFrom connects the listener's port with an address, an IP and a port. It tries until ctx ends, so ctx should; and returns when the peer, which must do the same with this side's address, has proved its ID, the one
-	// of addr if that is set. Which side came first does not matter. Exactly one of them must accept: it is the one that does not count as the dialler, as if the connection had come to Accept. It fails with
-	// ctx's error joined with the last reason, ErrBadAddr, an error that wraps errors.ErrUnsupported where the system cannot do it, ErrClosed after Close, and at once if another peer answers, or if the same address is being dialled. It fails, too, where
-	// there is a connection between the port and the address already: the peer may have been so early that it counts as an ordinary dialler, and has come to Accept. It may be called from any goroutine at once.
+	// DialFrom connects the listener's port with an address, an IP and a port. It tries until ctx ends, so ctx should; and returns
+	// when the peer, which must do the same with this side's address, has proved its ID, the one of addr if that is set. Which side
+	// came first does not matter. Exactly one of them must accept: it is the one that does not count as the dialler, as if the
+	// connection had come to Accept. It fails with ctx's error joined with the last reason, ErrBadAddr, an error that wraps
+	// errors.ErrUnsupported where the system cannot do it, ErrClosed after Close, and at once if another peer answers, or if the
+	// same address is being dialled. It fails, too, where there is a connection between the port and the address already: the peer
+	// may have been so early that it counts as an ordinary dialler, and has come to Accept. It may be called from any goroutine at
+	// once.
 	DialFrom(ctx context.Context, addr Addr, accepts bool) (Conn, error)
 }
 
 // Tunneler is the optional ability of a Listener to carry connections by another way than its own, such as a relay.
 type Tunneler interface {
-	// NewTunnel returns a way to a peer for packets of at most 1400 bytes, which may be lost, doubled or late. What the transport sends is
-	// given to send, which must not wait, may be called from any goroutine and keeps nothing of p. Connections whose path is the tunnel have label as
-	// their Info's RemoteAddr. It fails when the listener is closed.
+	// NewTunnel returns a way to a peer for packets of at most 1400 bytes, which may be lost, doubled or late. What the transport
+	// sends is given to send, which must not wait, may be called from any goroutine and keeps nothing of p. Connections whose path
+	// is the tunnel have label as their Info's RemoteAddr. It fails when the listener is closed.
 	NewTunnel(label Addr, send func(p []byte) error) (Tunnel, error)
 }
 
@@ -167,20 +172,22 @@ type Tunnel interface {
 	Close() error
 }
 
-// Migrator is the optional ability of a Conn to move to another path under its streams. The side that dialled moves, the other follows. All methods may be called at
-// once from any goroutine.
+// Migrator is the optional ability of a Conn to move to another path under its streams. The side that dialled moves, the other
+// follows. All methods may be called at once from any goroutine.
 type Migrator interface {
-	// Migrate moves the connection to an address of the peer's and returns when the peer has answered from there. Any error means that it stays where it was; on the side
-	// that accepted the connection it wraps errors.ErrUnsupported.
+	// Migrate moves the connection to an address of the peer's and returns when the peer has answered from there. Any error means
+	// that it stays where it was; on the side that accepted the connection it wraps errors.ErrUnsupported.
 	Migrate(ctx context.Context, to netip.AddrPort) error
 	// MigrateTunnel moves the connection to a tunnel of the port that it was dialled from, in the same way.
 	MigrateTunnel(ctx context.Context, t Tunnel) error
 	// Standby opens a path by a tunnel beside the one in use, and keeps it there. It returns when the peer has answered by it.
 	Standby(ctx context.Context, t Tunnel) error
-	// Flip moves the connection at once to the path on standby, which is the last one opened by Standby or left by Migrate, MigrateTunnel or Flip. It fails if there is none.
+	// Flip moves the connection at once to the path on standby, which is the last one opened by Standby or left by Migrate,
+	// MigrateTunnel or Flip. It fails if there is none.
 	Flip() error
 	// Path returns the address to which packets go at present; the zero AddrPort if they go by a tunnel.
 	Path() netip.AddrPort
-	// Packets returns how many packets the connection has sent and received so far. If the former grows for a while and the latter does not, the path is dead.
+	// Packets returns how many packets the connection has sent and received so far. If the former grows for a while and the latter
+	// does not, the path is dead.
 	Packets() (sent, received uint64)
 }

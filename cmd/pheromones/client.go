@@ -51,7 +51,8 @@ func parseAddr(s string) (transport.Addr, error) {
 	return a, nil
 }
 
-// client is a node for the time of one command. It has the one transport of the address it talks to and listens nowhere; or, if it joins nodes, all that relays need.
+// client is a node for the time of one command. It has the one transport of the address it talks to and listens nowhere; or, if it
+// joins nodes, all that relays need.
 type client struct {
 	*pheromones.Node
 	to     string         // whom it talks to: an address, or an ID or name

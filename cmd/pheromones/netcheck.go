@@ -318,8 +318,8 @@ func (c *checked) kernel(ctx context.Context) {
 	}
 }
 
-// hairpin finds out whether one port of this machine reaches another by its outside address (RFC 4787 §6): a second socket asks the node, which is a STUN server, where servers see it. Both send, so that no
-// filter is in the way.
+// hairpin finds out whether one port of this machine reaches another by its outside address (RFC 4787 §6): a second socket asks the
+// node, which is a STUN server, where servers see it. Both send, so that no filter is in the way.
 func (c *checked) hairpin(ctx context.Context, n *pheromones.Node, servers []netip.AddrPort) {
 	r := c.reports[true]
 	if r == nil || !r.Mapped.IsValid() || slices.Contains(c.IPv4.Local, r.Mapped.Addr()) || r.Mapped.Addr().IsLoopback() || r.Mapping > stun.EndpointIndependentMapping {

@@ -63,8 +63,8 @@ func predict(a, b standing) prospect {
 	return direct
 }
 
-// stand judges what was found. local are this machine's addresses; forwards says that its router forwards ports to whoever asks. What is not known of filtering counts as strict behind a NAT, and
-// as none without one.
+// stand judges what was found. local are this machine's addresses; forwards says that its router forwards ports to whoever asks.
+// What is not known of filtering counts as strict behind a NAT, and as none without one.
 func stand(r stun.Report, answered bool, local []netip.Addr, forwards bool) standing {
 	if !answered {
 		return udpBlocked

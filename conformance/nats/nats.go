@@ -1,5 +1,5 @@
-// Package nats tries a transport behind NATs of every kind of RFC 4787: two nodes that know one public node must talk through it, and move to a direct path wherever there
-// can be one. The network is simulated, in virtual time: no root, no sockets, any system.
+// Package nats tries a transport behind NATs of every kind of RFC 4787: two nodes that know one public node must talk through it,
+// and move to a direct path wherever there can be one. The network is simulated, in virtual time: no root, no sockets, any system.
 //
 //	func TestNATs(t *testing.T) {
 //		nats.Test(t, nats.Harness{Scheme: "quic", New: func(key identity.Key, listen nats.ListenPacket) (transport.Transport, error) {
@@ -9,8 +9,9 @@
 //
 // # Limitations
 //
-// The simulation has UDP only, and NATs only; what real kernels do, with TCP, firewalls, NATs behind NATs and all that changes, is tried by package internal/natlab. Each
-// pair of NATs runs in a bubble of package testing/synctest: goroutines that the transport starts must end when it is closed.
+// The simulation has UDP only, and NATs only; what real kernels do, with TCP, firewalls, NATs behind NATs and all that changes, is
+// tried by package internal/natlab. Each pair of NATs runs in a bubble of package testing/synctest: goroutines that the transport
+// starts must end when it is closed.
 package nats
 
 import (
@@ -77,8 +78,9 @@ func Test(t *testing.T, h Harness) {
 	t.Run("pairs", h.pairs)
 }
 
-// direct reports whether two nodes must come to talk directly: each of them, or a packet of it, can be told where to send to, and is let in. Where one NAT's outside port
-// depends on whom it sends to, the other one must let it in from a port that nobody knows before. If both depend, or that port would have to be guessed, a relay will do.
+// direct reports whether two nodes must come to talk directly: each of them, or a packet of it, can be told where to send to, and
+// is let in. Where one NAT's outside port depends on whom it sends to, the other one must let it in from a port that nobody knows
+// before. If both depend, or that port would have to be guessed, a relay will do.
 func direct(a, b Kind) bool {
 	independent := func(k Kind) bool { return k.Public || k.Mapping == vnet.EndpointIndependent }
 	open := func(k Kind) bool { return k.Public || k.Filtering != vnet.EndpointAddrPortDependent }

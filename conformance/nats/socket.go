@@ -9,7 +9,8 @@ import (
 	"github.com/pion/transport/v4/deadline"
 )
 
-// socket makes of a simulated packet connection one whose deadlines are as those of package net: they last, and their error is os.ErrDeadlineExceeded.
+// socket makes of a simulated packet connection one whose deadlines are as those of package net: they last, and their error is
+// os.ErrDeadlineExceeded.
 type socket struct {
 	net.PacketConn
 	packets  chan packet

@@ -30,10 +30,12 @@ func (h *Host) Addr() netip.Addr { return h.addrs[0] }
 // Addrs returns the host's addresses. The result is the caller's.
 func (h *Host) Addrs() []netip.Addr { return append([]netip.Addr(nil), h.addrs...) }
 
-// Do calls f on a thread of the host: sockets that f opens are the host's, for good. Calls for one host wait for each other, so f should be quick.
+// Do calls f on a thread of the host: sockets that f opens are the host's, for good. Calls for one host wait for each other, so f
+// should be quick.
 func (h *Host) Do(f func() error) error { return h.do(f) }
 
-// Start starts a program on the host. Its caller waits for it, as after [exec.Cmd.Start]. It is killed when the lab is closed or this process ends.
+// Start starts a program on the host. Its caller waits for it, as after [exec.Cmd.Start]. It is killed when the lab is closed or
+// this process ends.
 func (h *Host) Start(cmd *exec.Cmd) error { return h.start(cmd) }
 
 // join gives the host a device behind a router.
@@ -71,7 +73,8 @@ func (h *Host) join(r *Router) error {
 	return h.Up()
 }
 
-// Move takes the host from its router to another one, behind which it gets another address. Programs on it go on; for a moment there is no device.
+// Move takes the host from its router to another one, behind which it gets another address. Programs on it go on; for a moment
+// there is no device.
 func (h *Host) Move(to *Router) error {
 	if err := h.ip("link del eth0\n"); err != nil {
 		return err

@@ -5,13 +5,14 @@ import (
 	"time"
 )
 
-// ErrUnavailable is what [New] and the methods of a lab return where the machine has no namespaces, or keeps them from us. It is wrapped with the reason.
+// ErrUnavailable is what [New] and the methods of a lab return where the machine has no namespaces, or keeps them from us. It is
+// wrapped with the reason.
 var ErrUnavailable = errors.New("natlab: not available here")
 
 // Config says how a lab is. The zero value works. It is copied.
 type Config struct {
-	// Delay is how long a packet takes over the link of a public host or of a router to the internet, in each direction. Zero means 10 ms, so that a round trip between
-	// two hosts takes 40 ms; negative means none.
+	// Delay is how long a packet takes over the link of a public host or of a router to the internet, in each direction. Zero means
+	// 10 ms, so that a round trip between two hosts takes 40 ms; negative means none.
 	Delay time.Duration
 }
 

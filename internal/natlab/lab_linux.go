@@ -38,8 +38,9 @@ func New(cfg *Config) (*Lab, error) {
 	return l, nil
 }
 
-// Close kills the programs that still run in the lab, and ends it. It returns when no packet is carried any more; the kernel removes the namespaces in its own time,
-// when no program and no socket is in them any more. Sockets that [Host.Do] has opened are their owners'.
+// Close kills the programs that still run in the lab, and ends it. It returns when no packet is carried any more; the kernel
+// removes the namespaces in its own time, when no program and no socket is in them any more. Sockets that [Host.Do] has opened are
+// their owners'.
 func (l *Lab) Close() error {
 	for _, k := range l.links {
 		k.close()
@@ -74,7 +75,8 @@ func (l *Lab) address() (netip.Addr, error) {
 	return netip.AddrFrom4([4]byte{203, 0, 113, byte(l.public)}), nil
 }
 
-// connect links a namespace, as its device name, to the internet, which sends packets for addrs there. It returns the name of the device in the core.
+// connect links a namespace, as its device name, to the internet, which sends packets for addrs there. It returns the name of the
+// device in the core.
 func (l *Lab) connect(n *netns, name string, addrs ...netip.Addr) (at string, err error) {
 	at = fmt.Sprintf("l%d", len(l.links))
 	k, err := newLink(l.core, at, n, name, l.delay)

@@ -13,10 +13,11 @@ import (
 
 const (
 	mtu = 1500
-	// maxPacket is what is read at once: several packets in one, which the kernel cuts apart where it must (segmentation offload), behind a header of 10 bytes
-	// (struct virtio_net_hdr) that says how.
+	// maxPacket is what is read at once: several packets in one, which the kernel cuts apart where it must (segmentation offload),
+	// behind a header of 10 bytes (struct virtio_net_hdr) that says how.
 	maxPacket = 64<<10 + 10
-	// maxQueued is how many bytes a link holds in each direction; what comes when it is full is lost. With a delay of 10 ms it is full at 800 MB/s.
+	// maxQueued is how many bytes a link holds in each direction; what comes when it is full is lost. With a delay of 10 ms it is
+	// full at 800 MB/s.
 	maxQueued = 8 << 20
 )
 
@@ -79,7 +80,8 @@ func openTUN(n *netns, name string) (f *os.File, err error) {
 	return f, nil
 }
 
-// carry reads packets and writes each when its time has come, until from is closed. One goroutine does both: it reads until the first packet in the queue is due.
+// carry reads packets and writes each when its time has come, until from is closed. One goroutine does both: it reads until the
+// first packet in the queue is due.
 func carry(from, to *os.File, delay time.Duration) {
 	type packet struct {
 		due  time.Time

@@ -15,12 +15,13 @@ const (
 	None Mapping = iota
 	// Independent: one outside port for an inside port, whomever it sends to.
 	Independent
-	// Dependent: another one, at random, for each address and port that it sends to. Such a NAT is called symmetric, and filters by address and port.
+	// Dependent: another one, at random, for each address and port that it sends to. Such a NAT is called symmetric, and filters by
+	// address and port.
 	Dependent
 )
 
-// Filtering is whose packets, without having been asked for, a NAT lets in to a port that has sent something (RFC 4787 §5). Those that are not let in are
-// dropped without a word. It is not used unless the mapping is Independent.
+// Filtering is whose packets, without having been asked for, a NAT lets in to a port that has sent something (RFC 4787 §5). Those
+// that are not let in are dropped without a word. It is not used unless the mapping is Independent.
 type Filtering int
 
 const (
@@ -32,8 +33,8 @@ const (
 	Unfiltered
 )
 
-// NAT is what a router does with packets between the inside and the outside. The zero value is a firewall that lets in answers only. UDP and TCP are treated
-// alike; of a TCP connection from outside this is its first packet.
+// NAT is what a router does with packets between the inside and the outside. The zero value is a firewall that lets in answers
+// only. UDP and TCP are treated alike; of a TCP connection from outside this is its first packet.
 type NAT struct {
 	Mapping   Mapping
 	Filtering Filtering
@@ -55,8 +56,8 @@ table ip filter {
 }
 `
 
-// rules returns the whole rule set, for nft, of a router whose devices are lan and wan. outside is the address of the NAT. ports, if it is not empty, are those that it
-// uses outside, first-last; then they differ from inside ones.
+// rules returns the whole rule set, for nft, of a router whose devices are lan and wan. outside is the address of the NAT. ports,
+// if it is not empty, are those that it uses outside, first-last; then they differ from inside ones.
 func (n NAT) rules(outside netip.Addr, ports string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

@@ -55,8 +55,8 @@ func (r *Router) attach(n *netns, name string) error {
 	return r.ip("link add %s type veth peer name %s netns %d\nlink set %s master lan up\n", port, name, n.tid, port)
 }
 
-// install puts the rules in force, and forgets everything that the NAT knew. Nothing passes meanwhile: a packet of a connection that is about to be forgotten would have its
-// mapping noted once more.
+// install puts the rules in force, and forgets everything that the NAT knew. Nothing passes meanwhile: a packet of a connection
+// that is about to be forgotten would have its mapping noted once more.
 func (r *Router) install(ports string) error {
 	if err := r.run(closed, "nft", "-f", "-"); err != nil {
 		return err

@@ -119,7 +119,8 @@ const (
 	patience = 3 * time.Second
 )
 
-// TestScenarios tries what two nodes behind NATs reach who know one relay: whether they are connected at all, and whether directly. The table is printed.
+// TestScenarios tries what two nodes behind NATs reach who know one relay: whether they are connected at all, and whether directly.
+// The table is printed.
 func TestScenarios(t *testing.T) {
 	binary := build(t)
 	var text strings.Builder

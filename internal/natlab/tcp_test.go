@@ -15,7 +15,8 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// TestSimultaneousOpen: two hosts behind NATs that keep ports, or firewalls, get one connection of TCP when both dial from the ports that they listen at.
+// TestSimultaneousOpen: two hosts behind NATs that keep ports, or firewalls, get one connection of TCP when both dial from the
+// ports that they listen at.
 func TestSimultaneousOpen(t *testing.T) {
 	lab := newLab(t)
 	type side struct {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bindTo binds a socket that is about to dial to the listener's port. Linux lets two sockets have one if both say so; ours do for that moment only, lest other programs of the same user take the port unnoticed.
+// bindTo binds a socket that is about to dial to the listener's port. Linux lets two sockets have one if both say so; ours do for
+// that moment only, lest other programs of the same user take the port unnoticed.
 func (l *Listener) bindTo(network, _ string, dialling syscall.RawConn) error {
 	listening, ok := l.tcp.(*net.TCPListener)
 	if !ok {

@@ -183,8 +183,8 @@ func (l *Listener) meet(ctx context.Context, to netip.AddrPort, met <-chan net.C
 	return came, nil
 }
 
-// expect has connections from an address handed over to DialFrom. A handshake with it that has begun already goes on if this side accepts anyway; otherwise both sides would wait for the other's first
-// word, so it is ended, and the other end tries again.
+// expect has connections from an address handed over to DialFrom. A handshake with it that has begun already goes on if this side
+// accepts anyway; otherwise both sides would wait for the other's first word, so it is ended, and the other end tries again.
 func (l *Listener) expect(from netip.AddrPort, accepts bool) (<-chan net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -45,8 +45,8 @@ type Link struct {
 	whole bool // it ended by Finish
 }
 
-// Init prepares the link of a finished handshake, whose queue takes its buffers from pool. closeFrame encodes the words that end a connection; fail is called once,
-// without locks, when the connection ends otherwise than by Finish, after Context has ended.
+// Init prepares the link of a finished handshake, whose queue takes its buffers from pool. closeFrame encodes the words that end a
+// connection; fail is called once, without locks, when the connection ends otherwise than by Finish, after Context has ended.
 func (l *Link) Init(raw *tls.Conn, info transport.Info, pool *outq.Pool,
 	closeFrame func(transport.Code, string) []byte, fail func(error)) {
 	l.Raw, l.info, l.closeFrame, l.fail = raw, info, closeFrame, fail

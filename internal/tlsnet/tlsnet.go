@@ -138,8 +138,9 @@ func (t *Transport) dial(ctx context.Context, addr transport.Addr) (Conn, error)
 	return c, nil
 }
 
-// DialOver is Dial over a network connection that is there already, in place of TCP, to whoever is at its other end. raw is closed with the connection, or if DialOver fails. addr is what Info of the
-// connection shows as both sides' address, and its Peer, if set, is who the other end must prove to be.
+// DialOver is Dial over a network connection that is there already, in place of TCP, to whoever is at its other end. raw is closed
+// with the connection, or if DialOver fails. addr is what Info of the connection shows as both sides' address, and its Peer, if
+// set, is who the other end must prove to be.
 func (t *Transport) DialOver(ctx context.Context, raw net.Conn, addr transport.Addr) (transport.Conn, error) {
 	return t.over(ctx, raw, addr, "dial", func() (*tls.Conn, error) {
 		cfg, err := t.key.ClientTLS(t.cfg.ALPN, addr.Peer)
@@ -274,7 +275,8 @@ func (s session) Get(string) (*tls.ClientSessionState, bool) { return s.cache.Ge
 // Put implements [tls.ClientSessionCache].
 func (s session) Put(_ string, state *tls.ClientSessionState) { s.cache.Put(s.key, state) }
 
-// adopt makes a connection of a finished handshake and watches over it until it has ended. over is the address it is known by, if that is not the network's.
+// adopt makes a connection of a finished handshake and watches over it until it has ended. over is the address it is known by, if
+// that is not the network's.
 func (t *Transport) adopt(raw *tls.Conn, dialer bool, over *transport.Addr) (Conn, error) {
 	state := raw.ConnectionState()
 	peer, err := identity.PeerID(state)

@@ -18,8 +18,9 @@ const maxPacket = 1100
 // udpClient speaks PCP or NAT-PMP: packets of one port, and a version in the first byte. port is 5351, but in tests.
 type udpClient struct{ port uint16 }
 
-// ask sends a request until an answer has come that parse takes: 250 ms after the first time, twice as long after each later one. It returns when that is so, or with ErrNoAnswer when ctx ends or
-// nobody is there. What parse answers with errOther is somebody else's: it is waited on.
+// ask sends a request until an answer has come that parse takes: 250 ms after the first time, twice as long after each later one.
+// It returns when that is so, or with ErrNoAnswer when ctx ends or nobody is there. What parse answers with errOther is somebody
+// else's: it is waited on.
 func (c udpClient) ask(ctx context.Context, at place, request []byte, parse func(answer []byte) (grant, error)) (grant, error) {
 	// A connected socket: the kernel lets in what the gateway itself sent, and tells when it has no such port.
 	conn, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at.local, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(at.gateway, c.port)))

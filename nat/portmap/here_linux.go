@@ -20,7 +20,8 @@ func defaultGateway() (netip.Addr, error) {
 	return readRoutes(f), nil
 }
 
-// readRoutes returns the gateway of the default route with the best metric of the table of /proc/net/route; zero if there is none. Lines that cannot be read are skipped.
+// readRoutes returns the gateway of the default route with the best metric of the table of /proc/net/route; zero if there is none.
+// Lines that cannot be read are skipped.
 func readRoutes(r io.Reader) (gateway netip.Addr) {
 	const up, viaGateway = 1, 2 // RTF_UP, RTF_GATEWAY
 	best := 0

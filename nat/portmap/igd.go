@@ -20,8 +20,8 @@ import (
 	"github.com/huin/goupnp/soap"
 )
 
-// igd speaks UPnP with an Internet Gateway Device (WANIPConnection:1 and 2, WANPPPConnection:1). The description of devices and SOAP are goupnp's; the search is ours, since
-// goupnp's prints, and so is what HTTP may do. It is safe for concurrent use.
+// igd speaks UPnP with an Internet Gateway Device (WANIPConnection:1 and 2, WANPPPConnection:1). The description of devices and
+// SOAP are goupnp's; the search is ours, since goupnp's prints, and so is what HTTP may do. It is safe for concurrent use.
 type igd struct {
 	ssdp uint16 // the port of the search; zero: ssdpPort
 

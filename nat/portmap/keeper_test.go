@@ -218,7 +218,8 @@ func wantLast(t *testing.T, n *news, want string, times int) {
 	}
 }
 
-// TestLife: a mapping is there within a second, is never missing for ten hours, is renewed without haste, and is gone when it is released. So it is whatever the router speaks.
+// TestLife: a mapping is there within a second, is never missing for ten hours, is renewed without haste, and is gone when it is
+// released. So it is whatever the router speaks.
 func TestLife(t *testing.T) {
 	for _, speaks := range [][]Protocol{{PCP}, {NATPMP}, {UPnP}, {NATPMP, UPnP}, {PCP, NATPMP, UPnP}} {
 		for _, grants := range []time.Duration{0, 2 * time.Minute, 365 * 24 * time.Hour, -1} {

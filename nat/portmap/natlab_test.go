@@ -246,7 +246,8 @@ func reaches(t *testing.T, from *natlab.Host, udp, tcp netip.AddrPort) (answers 
 	return answers
 }
 
-// TestMiniupnpd: by each protocol a port is mapped, so that everybody reaches it; a second host that wants it gets another one; it is made again after the daemon's restart; and it is gone when it is released.
+// TestMiniupnpd: by each protocol a port is mapped, so that everybody reaches it; a second host that wants it gets another one; it
+// is made again after the daemon's restart; and it is gone when it is released.
 func TestMiniupnpd(t *testing.T) {
 	for p := range Protocol(protocols) {
 		t.Run(p.String(), func(t *testing.T) {

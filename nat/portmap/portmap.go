@@ -10,7 +10,8 @@ import (
 
 // Config says how a [Mapper] works. The zero value works. It is copied.
 type Config struct {
-	// Lifetime is for how long the router is asked to forward a port, again and again; it is how long a mapping stays behind if the program is killed. Zero or less means 1 h.
+	// Lifetime is for how long the router is asked to forward a port, again and again; it is how long a mapping stays behind if the
+	// program is killed. Zero or less means 1 h.
 	Lifetime time.Duration
 	// Check is how often the router is asked whether it still has a mapping. Zero or less means 1 min.
 	Check time.Duration
@@ -40,7 +41,8 @@ const (
 	askTimeout = 5 * time.Second  // for one request, with its repetitions
 )
 
-// Mapper keeps ports mapped. It is safe for concurrent use. While something is mapped it has a goroutine, and one for each request to the router that is under way.
+// Mapper keeps ports mapped. It is safe for concurrent use. While something is mapped it has a goroutine, and one for each request
+// to the router that is under way.
 type Mapper struct {
 	cfg     Config
 	clients [protocols]client
@@ -57,11 +59,13 @@ func New(cfg *Config) *Mapper {
 	return &Mapper{cfg: cfg.withDefaults(), clients: newClients(), here: here, wake: make(chan struct{}, 1)}
 }
 
-// Map asks the router to forward a port to a socket of this machine, "udp" or "tcp", bound to local; an unspecified IP means every one, and any other but the one that the router sees is in vain. It
-// returns at once, and keeps the mapping from then on. changed is called when there is a mapping, when its outside address
-// becomes another, and with the zero AddrPort when there is none any more; it is called from one goroutine, must not block, and must not call release.
+// Map asks the router to forward a port to a socket of this machine, "udp" or "tcp", bound to local; an unspecified IP means every
+// one, and any other but the one that the router sees is in vain. It returns at once, and keeps the mapping from then on. changed
+// is called when there is a mapping, when its outside address becomes another, and with the zero AddrPort when there is none any
+// more; it is called from one goroutine, must not block, and must not call release.
 //
-// release removes the mapping. It returns when the router has been told or ctx ends; changed is not called any more then. What was not removed ends with its lifetime. It is to be called once.
+// release removes the mapping. It returns when the router has been told or ctx ends; changed is not called any more then. What was
+// not removed ends with its lifetime. It is to be called once.
 func (m *Mapper) Map(network string, local netip.AddrPort, changed func(outside netip.AddrPort)) (release func(ctx context.Context)) {
 	mp := &mapping{wish: newWish(network, local.Port()), bound: local.Addr().Unmap(), changed: changed, gone: make(chan struct{})}
 	m.order(func(k *keeper) { k.add(mp) })

@@ -53,13 +53,15 @@ type client interface {
 	probe(ctx context.Context, at place) (grant, error)
 	// add makes a mapping, or renews it.
 	add(ctx context.Context, at place, w wish) (grant, error)
-	// look finds out whether the router still has a mapping, and makes it again if it has not. If there was nothing to do the grant's outside has no port.
+	// look finds out whether the router still has a mapping, and makes it again if it has not. If there was nothing to do the
+	// grant's outside has no port.
 	look(ctx context.Context, at place, w wish) (grant, error)
 	// remove ends a mapping.
 	remove(ctx context.Context, at place, w wish) error
 }
 
-// Public reports whether others can perhaps reach an address of a router: it is IPv4, and neither private nor shared by a carrier's NAT (RFC 6598) nor none at all.
+// Public reports whether others can perhaps reach an address of a router: it is IPv4, and neither private nor shared by a carrier's
+// NAT (RFC 6598) nor none at all.
 func Public(a netip.Addr) bool {
 	a = a.Unmap()
 	switch {

@@ -18,8 +18,9 @@ const ssdpPort = 1900
 
 var ssdpGroup = netip.AddrFrom4([4]byte{239, 255, 255, 250})
 
-// search asks the gateway for its description by SSDP (UPnP Device Architecture 1.1, §1.3), directly and by the group, and returns where it is. It returns at the first answer of the gateway that
-// refers to itself, or with ErrNoAnswer after 3 s or when ctx ends. Answers of others are dropped.
+// search asks the gateway for its description by SSDP (UPnP Device Architecture 1.1, §1.3), directly and by the group, and returns
+// where it is. It returns at the first answer of the gateway that refers to itself, or with ErrNoAnswer after 3 s or when ctx ends.
+// Answers of others are dropped.
 func search(ctx context.Context, at place, port uint16) (*url.URL, error) {
 	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at.local, 0)))
 	if err != nil {

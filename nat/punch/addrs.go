@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Usable returns those of a peer's addresses that packets may be sent to, [MaxAddrs] at most (PN5): of the family of local, where this side's port is, unicast, with a port, and loopback
-// only if local is. An IPv4 address in an IPv6 one counts as what it is.
+// Usable returns those of a peer's addresses that packets may be sent to, [MaxAddrs] at most (PN5): of the family of local, where
+// this side's port is, unicast, with a port, and loopback only if local is. An IPv4 address in an IPv6 one counts as what it is.
 func Usable(addrs []netip.AddrPort, local netip.Addr) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, a := range addrs {

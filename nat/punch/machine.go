@@ -16,7 +16,8 @@ type Config struct {
 	Remote []netip.AddrPort
 	// Mapping is how the NAT before this side maps, as far as is known.
 	Mapping Mapping
-	// Sockets is how many further sockets the caller can open for this attempt, so that a peer can guess the port of one of them. Zero or less: none; more than [MaxSockets] count as those.
+	// Sockets is how many further sockets the caller can open for this attempt, so that a peer can guess the port of one of them.
+	// Zero or less: none; more than [MaxSockets] count as those.
 	Sockets int
 	// Guess permits to guess ports of a peer whose NAT gives it another one for each address that it sends to.
 	Guess bool
@@ -104,8 +105,9 @@ func (m *Machine) target(now time.Time, p Path) *target {
 	return t
 }
 
-// Works returns the path on which the peer has answered a packet: packets pass there in both directions. It is the first one, and for half a second after that it may still change for a better one: a
-// private address, by which the peers' packets do not leave the network that both are in.
+// Works returns the path on which the peer has answered a packet: packets pass there in both directions. It is the first one, and
+// for half a second after that it may still change for a better one: a private address, by which the peers' packets do not leave
+// the network that both are in.
 func (m *Machine) Works() (Path, bool) { return m.works, m.works.Remote.IsValid() }
 
 // Met reports whether an authentic packet has come by a path.
@@ -114,7 +116,8 @@ func (m *Machine) Met(p Path) bool {
 	return slices.ContainsFunc(m.targets, func(t *target) bool { return t.met && t.Path == p })
 }
 
-// Poll returns what is to be sent now, and when to call again at the latest: the zero time when the attempt is over. It is to be called after each Receive, Add and Peer, too.
+// Poll returns what is to be sent now, and when to call again at the latest: the zero time when the attempt is over. It is to be
+// called after each Receive, Add and Peer, too.
 func (m *Machine) Poll(now time.Time) (packets []Packet, next time.Time) {
 	packets, m.out = m.out, nil
 	if !now.Before(m.end) {
@@ -166,7 +169,8 @@ func (m *Machine) packet(to Path, p packet) Packet {
 	return Packet{to, p.append(nil, &m.cfg.Key)}
 }
 
-// Receive takes a packet that has come, at the socket and from the address that path says, if it is one of the session's, and reports whether it was authentic and new. b stays the caller's.
+// Receive takes a packet that has come, at the socket and from the address that path says, if it is one of the session's, and
+// reports whether it was authentic and new. b stays the caller's.
 func (m *Machine) Receive(now time.Time, path Path, b []byte) bool {
 	p, ok := parse(b, &m.cfg.Key)
 	if !ok || p.session != m.cfg.Session || p.controlled == m.cfg.Controlled || !now.Before(m.end) || !m.came.fresh(p.number) {

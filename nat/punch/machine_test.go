@@ -83,7 +83,8 @@ func TestImprove(t *testing.T) {
 	}
 }
 
-// TestHostile shows everything that two machines sent to whoever is on the way, who forges, replays and reflects it: nobody answers, or sends anywhere else.
+// TestHostile shows everything that two machines sent to whoever is on the way, who forges, replays and reflects it: nobody
+// answers, or sends anywhere else.
 func TestHostile(t *testing.T) { // PN3, PN4
 	w := newWorld(t, 1)
 	a, b := w.behind("a", "198.51.100.1", nature{none: true}), w.behind("b", "198.51.100.2", nature{none: true})

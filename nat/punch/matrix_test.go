@@ -31,9 +31,11 @@ const (
 	guessed
 )
 
-// theory: with mappings that do not depend on the other side, what each is told is where the other's packets come from, and both filters open as both send. If one depends, its packets come
-// from a port that nobody knows: a filter that looks at the address only lets them in, and their source is then known; one that looks at the port, too, wants guessing. If both depend, and both filters look at the
-// port, there are 2^32 pairs of ports; if one filter does not, guessing would do, but a machine that knows that both depend does not try.
+// theory: with mappings that do not depend on the other side, what each is told is where the other's packets come from, and both
+// filters open as both send. If one depends, its packets come from a port that nobody knows: a filter that looks at the address
+// only lets them in, and their source is then known; one that looks at the port, too, wants guessing. If both depend, and both
+// filters look at the port, there are 2^32 pairs of ports; if one filter does not, guessing would do, but a machine that knows that
+// both depend does not try.
 func theory(a, b nature, known bool) outcome {
 	if a.mapping != nothing {
 		a, b = b, a

@@ -77,7 +77,8 @@ func (m Message) Append(b []byte) []byte {
 	return b
 }
 
-// ParseBody reads the body of a message of the given type. What a later version has added at its end is skipped; one of an unknown type is returned with its type only.
+// ParseBody reads the body of a message of the given type. What a later version has added at its end is skipped; one of an unknown
+// type is returned with its type only.
 func ParseBody(t Type, body []byte) (Message, error) {
 	m := Message{Type: t}
 	r := wire.NewReader(body)

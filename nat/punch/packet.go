@@ -11,8 +11,8 @@ const PacketSize = 20 + macSize
 
 const macSize = 16
 
-// The kinds of packets. They are below 0x40, so that they pass for QUIC nowhere, and no STUN message begins like this: bytes 4 to 7 are not STUN's magic cookie, as the highest
-// bit of a session is set.
+// The kinds of packets. They are below 0x40, so that they pass for QUIC nowhere, and no STUN message begins like this: bytes 4 to 7
+// are not STUN's magic cookie, as the highest bit of a session is set.
 const (
 	kindPing = 0x30
 	kindPong = 0x31

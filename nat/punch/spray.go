@@ -41,8 +41,9 @@ const (
 	firstGuessable = 1024
 )
 
-// spray is how a machine gets through when one side's NAT gives it another port for each address, and the other's lets in nobody but whom it has sent to: the one opens many sockets and sends
-// from each of them to the other, which guesses ports. With 256 open, about every 250th guess hits one. What hits is met like any other packet. Neither may know which side it is; then both do both.
+// spray is how a machine gets through when one side's NAT gives it another port for each address, and the other's lets in nobody
+// but whom it has sent to: the one opens many sockets and sends from each of them to the other, which guesses ports. With 256 open,
+// about every 250th guess hits one. What hits is met like any other packet. Neither may know which side it is; then both do both.
 type spray struct {
 	after     time.Time // when the simple way has had its time; zero: nothing is known of the peer
 	outside   []netip.AddrPort
@@ -57,7 +58,8 @@ type spray struct {
 	order         func() uint16
 }
 
-// Peer tells the machine how the peer is seen from outside, by IPv4, at the addresses that [Usable] has left of those, and how its NAT maps. Only then can it be [Machine.Stuck].
+// Peer tells the machine how the peer is seen from outside, by IPv4, at the addresses that [Usable] has left of those, and how its
+// NAT maps. Only then can it be [Machine.Stuck].
 func (m *Machine) Peer(now time.Time, outside []netip.AddrPort, mapping Mapping) {
 	s := &m.spray
 	s.mapping = mapping
@@ -87,7 +89,8 @@ func (m *Machine) mayGuess() bool {
 	return !m.works.Remote.IsValid() && !s.after.IsZero() && len(s.outside) > 0 && (m.opens() || m.guesses())
 }
 
-// Guess permits the machine to guess ports, and to use further sockets, as many as given and [MaxSockets] at most, for a peer that guesses. It sends then up to two packets from each and [MaxGuesses] others.
+// Guess permits the machine to guess ports, and to use further sockets, as many as given and [MaxSockets] at most, for a peer that
+// guesses. It sends then up to two packets from each and [MaxGuesses] others.
 func (m *Machine) Guess(now time.Time, sockets int) {
 	s := &m.spray
 	if s.permitted {

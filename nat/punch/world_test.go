@@ -368,8 +368,8 @@ func (p *peer) check(q Packet) {
 	}
 }
 
-// meet lets a offer a session to b over a relay, 40 ms away, and lets them try for 10 s. It returns how long a took to find a path that works, 0 if it did not, and
-// checks that data passes there in both directions.
+// meet lets a offer a session to b over a relay, 40 ms away, and lets them try for 10 s. It returns how long a took to find a path
+// that works, 0 if it did not, and checks that data passes there in both directions.
 func (w *world) meet(a, b *peer, servers int, guess bool) time.Duration {
 	w.t.Helper()
 	loss := w.loss

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkRelay measures what a relay holds for each of 1,000 idle reservations and each of 100 circuits, links not counted, and what it takes to carry a packet.
+// BenchmarkRelay measures what a relay holds for each of 1,000 idle reservations and each of 100 circuits, links not counted, and
+// what it takes to carry a packet.
 func BenchmarkRelay(b *testing.B) {
 	const reservations, circuits = 1000, 100
 	w := newWorld(b, true)

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// bucket gives out bytes, or anything else that is counted, at a rate. Whoever takes is told how long to wait, in the order of taking: those who share a
-// bucket and take one piece after the other have equal parts of it. The zero bucket has no bound. It is safe for concurrent use.
+// bucket gives out bytes, or anything else that is counted, at a rate. Whoever takes is told how long to wait, in the order of
+// taking: those who share a bucket and take one piece after the other have equal parts of it. The zero bucket has no bound. It is
+// safe for concurrent use.
 type bucket struct {
 	rate  int           // a second; zero: no bound
 	depth time.Duration // how much of unused time is kept

@@ -11,8 +11,9 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// Circuit is this node's end of a way to a peer through a relay. What comes over it is proved by nothing: whoever talks over it proves who it is, as TLS does. It is safe for
-// concurrent use; but a circuit that was called is accepted, by Run or Stream, within the function that was given it.
+// Circuit is this node's end of a way to a peer through a relay. What comes over it is proved by nothing: whoever talks over it
+// proves who it is, as TLS does. It is safe for concurrent use; but a circuit that was called is accepted, by Run or Stream, within
+// the function that was given it.
 type Circuit struct {
 	e        *Endpoint
 	link     transport.Conn
@@ -47,8 +48,9 @@ func (c *Circuit) Kind() Kind { return c.kind }
 // Addr returns the address that leads to the peer through the relay.
 func (c *Circuit) Addr() transport.Addr { return Addr(c.Relay(), c.peer) }
 
-// Send sends a packet over a circuit of packets; p stays the caller's. It does not wait: when 128 packets are queued, and whenever the relay or a network feels like it, packets are dropped. It fails
-// with [ErrTooLarge], and with an error that is [transport.ErrClosed] when the circuit has ended.
+// Send sends a packet over a circuit of packets; p stays the caller's. It does not wait: when 128 packets are queued, and whenever
+// the relay or a network feels like it, packets are dropped. It fails with [ErrTooLarge], and with an error that is
+// [transport.ErrClosed] when the circuit has ended.
 func (c *Circuit) Send(p []byte) error {
 	if len(p) == 0 || len(p) > MaxPacket {
 		return fmt.Errorf("%w; this one has %d", ErrTooLarge, len(p))
@@ -85,9 +87,10 @@ func (c *Circuit) accept() {
 	c.stream.SetWriteDeadline(time.Time{})
 }
 
-// Run accepts the circuit, if we were called, hands the packets that come over a circuit of packets to deliver, from several goroutines at once, and returns when the circuit has ended: with nil if the other side has closed
-// it, with a [*RefusedError] if the call was refused, with an error that is [transport.ErrClosed] after Close, else with what has cut it off, such as a reset by the relay with
-// CodeLimit or CodeIdle. deliver must not wait, and keeps nothing of the packet. Run is called once.
+// Run accepts the circuit, if we were called, hands the packets that come over a circuit of packets to deliver, from several
+// goroutines at once, and returns when the circuit has ended: with nil if the other side has closed it, with a [*RefusedError] if
+// the call was refused, with an error that is [transport.ErrClosed] after Close, else with what has cut it off, such as a reset by
+// the relay with CodeLimit or CodeIdle. deliver must not wait, and keeps nothing of the packet. Run is called once.
 func (c *Circuit) Run(deliver func(p []byte)) error {
 	c.deliver.Store(&deliver)
 	c.accept()
@@ -137,8 +140,8 @@ func (c *Circuit) Close() error {
 	return nil
 }
 
-// Stream accepts a circuit of bytes, if we were called, and returns its stream, which is the caller's from then on. If this node has called, the first Read fails with a [*RefusedError] if the
-// call was refused, and what was written until then is lost.
+// Stream accepts a circuit of bytes, if we were called, and returns its stream, which is the caller's from then on. If this node
+// has called, the first Read fails with a [*RefusedError] if the call was refused, and what was written until then is lost.
 func (c *Circuit) Stream() transport.Stream {
 	if !c.caller {
 		c.accept()

@@ -24,8 +24,9 @@ type Reservation struct {
 // Lifetime returns how long the relay said that the reservation holds.
 func (r Reservation) Lifetime() time.Duration { return r.lifetime }
 
-// Reserve makes a reservation at a relay, or renews it. It takes a round trip over the link with the relay, and that to dial if there is none. From then on until it ends the relay may offer
-// circuits. It fails with a [*RefusedError], ctx's error, or that of the link.
+// Reserve makes a reservation at a relay, or renews it. It takes a round trip over the link with the relay, and that to dial if
+// there is none. From then on until it ends the relay may offer circuits. It fails with a [*RefusedError], ctx's error, or that of
+// the link.
 func (e *Endpoint) Reserve(ctx context.Context, relay identity.ID) (Reservation, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -87,8 +88,9 @@ func refused(f frame, relay, peer identity.ID) error {
 	return &RefusedError{Relay: relay, Peer: peer, Reason: f.reason, Text: f.text}
 }
 
-// Connect calls a peer through a relay. It returns as soon as the call is on its way; what is sent follows it at once. That the call was refused shows, as a [*RefusedError], in
-// [Circuit.Run] or, for a circuit of bytes, when its stream is read. ctx bounds the call only; whoever has the circuit closes it.
+// Connect calls a peer through a relay. It returns as soon as the call is on its way; what is sent follows it at once. That the
+// call was refused shows, as a [*RefusedError], in [Circuit.Run] or, for a circuit of bytes, when its stream is read. ctx bounds
+// the call only; whoever has the circuit closes it.
 func (e *Endpoint) Connect(ctx context.Context, relay, peer identity.ID, kind Kind) (*Circuit, error) {
 	link, s, err := e.options.Open(ctx, relay, true, appendFrame(nil, frame{typ: typeConnect, kind: kind, peer: peer}))
 	if err != nil {

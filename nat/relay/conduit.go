@@ -14,15 +14,15 @@ import (
 const (
 	// maxQueue bounds the packets of one direction of a circuit that wait to be sent.
 	maxQueue = 128
-	// mustFit is what a path of QUIC must carry, in bytes: packets up to it take the stream if no datagram is large enough. A larger one is dropped then, so
-	// that whoever looks for the path's size finds it.
+	// mustFit is what a path of QUIC must carry, in bytes: packets up to it take the stream if no datagram is large enough. A
+	// larger one is dropped then, so that whoever looks for the path's size finds it.
 	mustFit = 1280
 	// writeTimeout bounds how long a peer may leave its stream unread.
 	writeTimeout = 10 * time.Second
 )
 
-// conduit sends the packets of circuits over one link: the circuits take turns. A goroutine runs while there is something to send, and another one, if the link
-// has datagrams, reads these as long as the link lives.
+// conduit sends the packets of circuits over one link: the circuits take turns. A goroutine runs while there is something to send,
+// and another one, if the link has datagrams, reads these as long as the link lives.
 type conduit struct {
 	e         *Endpoint
 	link      transport.Conn
@@ -51,7 +51,8 @@ type flow struct {
 	muted  bool // the other side takes nothing more
 }
 
-// push queues a packet, which stands in buf behind headerSize bytes and is the flow's from now on. It reports false, and drops the packet, if the queue is full.
+// push queues a packet, which stands in buf behind headerSize bytes and is the flow's from now on. It reports false, and drops the
+// packet, if the queue is full.
 func (f *flow) push(buf []byte) bool {
 	c := f.to
 	c.mu.Lock()

@@ -17,7 +17,8 @@ type Config struct {
 	MaxCircuits int
 	// MaxCircuitsPerPeer bounds those of which one peer is an end. Zero or less means 32.
 	MaxCircuitsPerPeer int
-	// CircuitBytes bounds what a circuit carries, in bytes of both directions together; beyond it the circuit is ended. Zero or less means no bound.
+	// CircuitBytes bounds what a circuit carries, in bytes of both directions together; beyond it the circuit is ended. Zero or
+	// less means no bound.
 	CircuitBytes int64
 	// Rate bounds each direction of a circuit, in bytes a second. Zero means 4 MiB, less means no bound.
 	Rate int

@@ -22,11 +22,13 @@ func Addr(relay, peer identity.ID) transport.Addr {
 type Options struct {
 	// Relay says for whom the node relays. Nil: for nobody.
 	Relay *Config
-	// Open opens a stream of Service on a link with peer and writes first in the same flight; it returns the link, too. It does not use a link that is itself relayed. If
-	// dial is false it uses a link that is there, or fails. It is called from many goroutines at once.
+	// Open opens a stream of Service on a link with peer and writes first in the same flight; it returns the link, too. It does not
+	// use a link that is itself relayed. If dial is false it uses a link that is there, or fails. It is called from many goroutines
+	// at once.
 	Open func(ctx context.Context, peer identity.ID, dial bool, first []byte) (transport.Conn, transport.Stream, error)
-	// Incoming is given a circuit that somebody calls this node by, which it accepts, or not; a circuit that it has not accepted by Run or Stream when it returns is declined. It is called in a
-	// goroutine for each, and returns when it is done with a circuit of packets; ctx ends with that of Serve. Nil declines all.
+	// Incoming is given a circuit that somebody calls this node by, which it accepts, or not; a circuit that it has not accepted by
+	// Run or Stream when it returns is declined. It is called in a goroutine for each, and returns when it is done with a circuit
+	// of packets; ctx ends with that of Serve. Nil declines all.
 	Incoming func(ctx context.Context, c *Circuit)
 	// Logger gets what no caller is told. Nil is silent.
 	Logger *slog.Logger
@@ -76,7 +78,8 @@ func New(o Options) *Endpoint {
 	return e
 }
 
-// Close ends every circuit, and returns when the endpoint's goroutines have ended. Calls of Serve are the caller's to end. Closing twice is no error.
+// Close ends every circuit, and returns when the endpoint's goroutines have ended. Calls of Serve are the caller's to end. Closing
+// twice is no error.
 func (e *Endpoint) Close() {
 	e.starting.Lock()
 	e.closed = true
@@ -114,8 +117,9 @@ func (e *Endpoint) begin() bool {
 // firstTimeout bounds how long a peer that opened a stream may take to say what for.
 const firstTimeout = 10 * time.Second
 
-// Serve answers a stream of [Service] that a peer opened on a link; the service's name was read. It owns the stream. It returns when it is done with it, which for a circuit of
-// packets, and for one that it relays, is when that ends, or soon after ctx has ended.
+// Serve answers a stream of [Service] that a peer opened on a link; the service's name was read. It owns the stream. It returns
+// when it is done with it, which for a circuit of packets, and for one that it relays, is when that ends, or soon after ctx has
+// ended.
 func (e *Endpoint) Serve(ctx context.Context, link transport.Conn, s transport.Stream) {
 	s.SetReadDeadline(time.Now().Add(firstTimeout))
 	f, err := readFrame(s, nil)

@@ -9,7 +9,8 @@ import (
 	"github.com/Blockchain-CN/pheromones/identity"
 )
 
-// Reason says why a relay, or the peer that was called, refused (RL5). It is an error, so that errors.Is(err, reason) asks whether err is such a refusal.
+// Reason says why a relay, or the peer that was called, refused (RL5). It is an error, so that errors.Is(err, reason) asks whether
+// err is such a refusal.
 type Reason uint16
 
 // The reasons.

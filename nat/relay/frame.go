@@ -155,8 +155,8 @@ func parseFrame(b []byte) (frame, error) {
 	return f, nil
 }
 
-// readFrame reads one frame and not a byte more. buf is used for it if it is large enough; the packet aliases it. It returns io.EOF if the stream
-// has ended before the first byte.
+// readFrame reads one frame and not a byte more. buf is used for it if it is large enough; the packet aliases it. It returns io.EOF
+// if the stream has ended before the first byte.
 func readFrame(r io.Reader, buf []byte) (frame, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// ledger is what a relay has promised to whom, and decides whether it promises more. It does no I/O, is told the time, and is guarded by its user.
+// ledger is what a relay has promised to whom, and decides whether it promises more. It does no I/O, is told the time, and is
+// guarded by its user.
 type ledger struct {
 	cfg      Config
 	places   map[identity.ID]place

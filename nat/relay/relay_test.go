@@ -39,7 +39,8 @@ func TestPackets(t *testing.T) {
 		if err := c.Send(make([]byte, MaxPacket+1)); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("too large: %v", err)
 		}
-		// A datagram of the test has 1300 bytes at most: this takes the stream, and the largest goes nowhere but where everything takes the stream.
+		// A datagram of the test has 1300 bytes at most: this takes the stream, and the largest goes nowhere but where everything
+		// takes the stream.
 		c.Send(make([]byte, mustFit))
 		if back := <-got; len(back) != mustFit {
 			t.Errorf("%d bytes came back", len(back))

@@ -120,7 +120,8 @@ func (e *Endpoint) relay(ctx context.Context, link transport.Conn, s transport.S
 	c.accepted(ctx, &other, early)
 }
 
-// open makes what the circuit needs, and calls the peer that is called. What that sends may overtake its answer, so the circuit is known from before the call.
+// open makes what the circuit needs, and calls the peer that is called. What that sends may overtake its answer, so the circuit is
+// known from before the call.
 func (c *carried) open(ctx context.Context) error {
 	e, cfg := c.e, &c.e.ledger.cfg
 	c.left.Store(orDefault(cfg.CircuitBytes, maxNumber))

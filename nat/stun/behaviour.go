@@ -8,7 +8,8 @@ type Mapping int
 const (
 	// MappingUnknown: too little was observed.
 	MappingUnknown Mapping = iota
-	// EndpointIndependentMapping: the same one whomever it sends to. What one server sees is where everybody can be told to send. So it is without a NAT.
+	// EndpointIndependentMapping: the same one whomever it sends to. What one server sees is where everybody can be told to send.
+	// So it is without a NAT.
 	EndpointIndependentMapping
 	// AddressDependentMapping: another one for each IP.
 	AddressDependentMapping
@@ -61,8 +62,9 @@ func (f Filtering) String() string {
 // Observation is what one server saw of one socket.
 type Observation struct{ Server, Mapped netip.AddrPort }
 
-// JudgeMapping returns what observations of one socket, all of one address family, tell of the mapping. Two servers with different IPs suffice for most; to tell
-// address-dependent from address-and-port-dependent one of them must have been asked at two ports. An observation of another family than the first is left out.
+// JudgeMapping returns what observations of one socket, all of one address family, tell of the mapping. Two servers with different
+// IPs suffice for most; to tell address-dependent from address-and-port-dependent one of them must have been asked at two ports. An
+// observation of another family than the first is left out.
 func JudgeMapping(seen []Observation) Mapping {
 	var twoIPs, twoPorts, ipMatters, portMatters bool
 	for i, a := range seen {

@@ -12,8 +12,8 @@ import (
 // maxTransactions bounds what one Client has under way.
 const maxTransactions = 256
 
-// Config says how often and how long servers are asked (RFC 8489 §6.2.1). The zero value works and is what the RFC wants: an answer is waited for 39.5 s. It is
-// copied.
+// Config says how often and how long servers are asked (RFC 8489 §6.2.1). The zero value works and is what the RFC wants: an answer
+// is waited for 39.5 s. It is copied.
 type Config struct {
 	// RTO is the time between the first request and the second; each later one is twice the one before. Zero or less means 500 ms; at most 10 s.
 	RTO time.Duration
@@ -72,8 +72,8 @@ type Packet struct {
 	Data []byte // the receiver's
 }
 
-// Client asks servers, any number of them at once up to 256. It does no I/O: Poll returns what is to be sent, and what comes in goes to Receive. Its methods
-// must not be called at once.
+// Client asks servers, any number of them at once up to 256. It does no I/O: Poll returns what is to be sent, and what comes in
+// goes to Receive. Its methods must not be called at once.
 type Client struct {
 	conf    Config
 	open    map[transactionID]*transaction
@@ -119,8 +119,9 @@ func (c *Client) Start(r Request, now time.Time) error {
 	return nil
 }
 
-// Receive takes a packet that came from an address, and reports whether it was a STUN response, which nobody else needs to see: one that answers a transaction ends
-// it, any other has no effect. What comes from another address than was asked answers nothing. packet stays the caller's.
+// Receive takes a packet that came from an address, and reports whether it was a STUN response, which nobody else needs to see: one
+// that answers a transaction ends it, any other has no effect. What comes from another address than was asked answers nothing.
+// packet stays the caller's.
 func (c *Client) Receive(packet []byte, from netip.AddrPort) bool {
 	m, ok := parse(packet)
 	if !ok || m.Type != pion.BindingSuccess && m.Type != pion.BindingError {
@@ -148,8 +149,8 @@ func (c *Client) end(t *transaction, r Result) {
 	c.results = append(c.results, r)
 }
 
-// Poll returns what is to be sent now, the transactions that have ended since the last call, and when to call again at the latest: the zero time if nothing is under
-// way. The slices are the caller's.
+// Poll returns what is to be sent now, the transactions that have ended since the last call, and when to call again at the latest:
+// the zero time if nothing is under way. The slices are the caller's.
 func (c *Client) Poll(now time.Time) (packets []Packet, results []Result, next time.Time) {
 	for _, t := range slices.Clone(c.order) {
 		if !t.next.After(now) {

@@ -30,8 +30,9 @@ type Report struct {
 //  2. The first that has another address, on another IP and port, is asked to answer from there, and from its other port: what comes in tells of filtering.
 //  3. It is asked at its other IP, at both ports: this decides on the mapping.
 //
-// The second step comes before the third, which would itself open the NAT to those addresses. So would earlier traffic from the socket with them: a port that has been used
-// for the same discovery a moment ago finds filtering weaker than it is. RFC 5780 says to wait until the mappings of the NAT have gone, two minutes and more.
+// The second step comes before the third, which would itself open the NAT to those addresses. So would earlier traffic from the
+// socket with them: a port that has been used for the same discovery a moment ago finds filtering weaker than it is. RFC 5780 says
+// to wait until the mappings of the NAT have gone, two minutes and more.
 //
 // It does no I/O, as [Client], and its methods must not be called at once.
 type Discovery struct {
@@ -46,8 +47,9 @@ type Discovery struct {
 	unable  bool    // step 2: the server refused
 }
 
-// NewDiscovery begins to ask servers, 1 to 16 of them, all IPv4 or all IPv6. It fails with [ErrBadServer]. In step 2 at most 3 requests are sent and 4 RTOs waited for the last
-// one's answer, so that with the defaults of cfg a strict NAT costs 3.5 s; a lost packet would have to be lost three times to pass for a filter.
+// NewDiscovery begins to ask servers, 1 to 16 of them, all IPv4 or all IPv6. It fails with [ErrBadServer]. In step 2 at most 3
+// requests are sent and 4 RTOs waited for the last one's answer, so that with the defaults of cfg a strict NAT costs 3.5 s; a lost
+// packet would have to be lost three times to pass for a filter.
 func NewDiscovery(cfg *Config, now time.Time, servers ...netip.AddrPort) (*Discovery, error) {
 	if len(servers) == 0 || len(servers) > maxServers {
 		return nil, fmt.Errorf("%w: %d servers given, want 1 to %d", ErrBadServer, len(servers), maxServers)
@@ -86,7 +88,8 @@ func (d *Discovery) Receive(packet []byte, from netip.AddrPort) bool {
 	return a || b
 }
 
-// Poll returns what is to be sent now, and when to call again at the latest: the zero time when the discovery is over. It is to be called after each Receive too.
+// Poll returns what is to be sent now, and when to call again at the latest: the zero time when the discovery is over. It is to be
+// called after each Receive too.
 func (d *Discovery) Poll(now time.Time) (packets []Packet, next time.Time) {
 	for {
 		sent, results, at := d.client.Poll(now)

@@ -27,8 +27,8 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("the server refused: %d %q", e.Code, e.Reason)
 }
 
-// NoAnswerError is what a transaction ends with if no answer came: the server is not there, UDP is blocked on the way, or, for a request with a [Change], a NAT
-// or firewall let the answer not in. It is os.ErrDeadlineExceeded. errors.As finds it.
+// NoAnswerError is what a transaction ends with if no answer came: the server is not there, UDP is blocked on the way, or, for a
+// request with a [Change], a NAT or firewall let the answer not in. It is os.ErrDeadlineExceeded. errors.As finds it.
 type NoAnswerError struct {
 	Sent  int           // requests
 	After time.Duration // since the first of them

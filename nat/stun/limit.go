@@ -9,8 +9,8 @@ import (
 // limitSlots is how many buckets the prefixes share: 64 KiB of them.
 const limitSlots = 8192
 
-// limiter bounds answers by their receiver's prefix and in all. Prefixes share a fixed number of token buckets by a hash that nobody outside can foresee: memory
-// does not grow with sources, which can be forged, and nobody can aim at another's bucket.
+// limiter bounds answers by their receiver's prefix and in all. Prefixes share a fixed number of token buckets by a hash that
+// nobody outside can foresee: memory does not grow with sources, which can be forged, and nobody can aim at another's bucket.
 type limiter struct {
 	prefix, total rate
 	seed          maphash.Seed

@@ -16,8 +16,8 @@ const (
 	cookie    = 0x2112A442
 	// maxPacket bounds what is looked at. More than 1280 bytes do not come in one packet everywhere (RFC 8489 §6.1).
 	maxPacket = 1280
-	// requestLen is the size of our requests: room for an answer with three IPv6 addresses and a fingerprint, so that a server that sends no more than it got
-	// has no reason to be silent.
+	// requestLen is the size of our requests: room for an answer with three IPv6 addresses and a fingerprint, so that a server that
+	// sends no more than it got has no reason to be silent.
 	requestLen = headerLen + 3*24 + 8
 	// responseLen is the size of the largest answer that a Responder gives: one IPv6 address and a fingerprint.
 	responseLen = headerLen + 24 + 8
@@ -26,8 +26,8 @@ const (
 // transactionID is what an answer must repeat (RFC 8489 §5).
 type transactionID = [pion.TransactionIDSize]byte
 
-// parse reads a packet that is one whole message: the header's length is that of the packet, and a fingerprint, if there is one, is right and at the end. The
-// message refers to a copy.
+// parse reads a packet that is one whole message: the header's length is that of the packet, and a fingerprint, if there is one, is
+// right and at the end. The message refers to a copy.
 func parse(packet []byte) (*pion.Message, bool) {
 	if len(packet) < headerLen || len(packet) > maxPacket || packet[0]&0xC0 != 0 || binary.BigEndian.Uint32(packet[4:]) != cookie {
 		return nil, false
@@ -66,7 +66,8 @@ func raw(typ pion.AttrType, value []byte) pion.Setter {
 	return pion.RawAttribute{Type: typ, Value: value}
 }
 
-// bindingRequest returns a request of requestLen bytes. What makes it so long is SOFTWARE, which servers do not have to understand; of PADDING (RFC 5780 §7.6) they do.
+// bindingRequest returns a request of requestLen bytes. What makes it so long is SOFTWARE, which servers do not have to understand;
+// of PADDING (RFC 5780 §7.6) they do.
 func bindingRequest(id transactionID, change Change) ([]byte, error) {
 	const name = "pheromones"
 	pad := requestLen - headerLen - 4 - 8
@@ -85,7 +86,8 @@ func bindingSuccess(id transactionID, from netip.AddrPort, more ...pion.Setter) 
 	return build(pion.BindingSuccess, id, append([]pion.Setter{mapped}, more...)...)
 }
 
-// unknownRequired returns the types of attributes that must be understood (RFC 8489 §14: those below 0x8000) and are not among those of RFC 8489, each once.
+// unknownRequired returns the types of attributes that must be understood (RFC 8489 §14: those below 0x8000) and are not among
+// those of RFC 8489, each once.
 func unknownRequired(m *pion.Message) (unknown pion.UnknownAttributes) {
 	for _, a := range m.Attributes {
 		switch a.Type {

@@ -141,7 +141,8 @@ func FuzzRespond(f *testing.F) {
 	})
 }
 
-// FuzzClient: an answer from the right server, with the right ID, ends the transaction at most once; an address that it gives is one that a host can have.
+// FuzzClient: an answer from the right server, with the right ID, ends the transaction at most once; an address that it gives is
+// one that a host can have.
 func FuzzClient(f *testing.F) {
 	for _, s := range []string{sampleRequest, sampleIPv4, sampleIPv6, sampleLongTerm} {
 		f.Add(unhex(f, s))

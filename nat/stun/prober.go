@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// Socket sends packets from the port of interest. A *quic.Listener is one. WritePacket is called from the goroutines that ask, at once; it must not keep b. An error
-// counts as a lost packet.
+// Socket sends packets from the port of interest. A *quic.Listener is one. WritePacket is called from the goroutines that ask, at
+// once; it must not keep b. An error counts as a lost packet.
 type Socket interface {
 	WritePacket(b []byte, to netip.AddrPort) error
 }
 
-// Prober asks servers over a socket that others use, too. Whoever reads the socket hands packets to Receive. It is safe for concurrent use, starts no goroutine,
-// and needs no closing.
+// Prober asks servers over a socket that others use, too. Whoever reads the socket hands packets to Receive. It is safe for
+// concurrent use, starts no goroutine, and needs no closing.
 type Prober struct {
 	socket Socket
 	conf   *Config
@@ -42,8 +42,8 @@ func NewProber(s Socket, cfg *Config) *Prober {
 	return &Prober{socket: s, conf: &c, calls: make(map[*call]struct{})}
 }
 
-// Receive takes a packet that came from an address, and reports whether it is a STUN response, which is for nobody else. While nobody asks it looks at nothing and returns
-// false. It never blocks on the network. packet stays the caller's.
+// Receive takes a packet that came from an address, and reports whether it is a STUN response, which is for nobody else. While
+// nobody asks it looks at nothing and returns false. It never blocks on the network. packet stays the caller's.
 func (p *Prober) Receive(packet []byte, from netip.AddrPort) (taken bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -59,8 +59,9 @@ func (p *Prober) Receive(packet []byte, from netip.AddrPort) (taken bool) {
 	return taken
 }
 
-// Ask asks servers, up to 256 at once, how they see the socket. It returns when each has answered or failed, in the order in which they did, or with ctx's error and the results so far when ctx ends; a
-// server that nobody can be is [ErrBadServer], and then none is asked.
+// Ask asks servers, up to 256 at once, how they see the socket. It returns when each has answered or failed, in the order in which
+// they did, or with ctx's error and the results so far when ctx ends; a server that nobody can be is [ErrBadServer], and then none
+// is asked.
 func (p *Prober) Ask(ctx context.Context, servers ...netip.AddrPort) ([]Result, error) {
 	c := NewClient(p.conf)
 	for _, s := range servers {
@@ -77,8 +78,9 @@ func (p *Prober) Ask(ctx context.Context, servers ...netip.AddrPort) ([]Result, 
 	return results, err
 }
 
-// Discover finds out, as [Discovery] does, how the NAT before the socket maps and filters. It returns when that is done, at the latest some 83 s after the call with the defaults, or
-// with ctx's error when ctx ends. If no server has answered, the error wraps those of all.
+// Discover finds out, as [Discovery] does, how the NAT before the socket maps and filters. It returns when that is done, at the
+// latest some 83 s after the call with the defaults, or with ctx's error when ctx ends. If no server has answered, the error wraps
+// those of all.
 func (p *Prober) Discover(ctx context.Context, servers ...netip.AddrPort) (Report, error) {
 	d, err := NewDiscovery(p.conf, time.Now(), servers...)
 	if err != nil {

@@ -10,18 +10,20 @@ import (
 
 // ResponderConfig bounds a [Responder]. The zero value works. NewResponder copies it.
 type ResponderConfig struct {
-	// Total is how many answers a second are given in all; twice as many may come at once after a pause. Zero means 500, less means none. At most a million.
+	// Total is how many answers a second are given in all; twice as many may come at once after a pause. Zero means 500, less means
+	// none. At most a million.
 	Total int
 	// PerPrefix is the same for the sources of one IPv4 /24 or IPv6 /48. Zero means 10, less means none. At most a million.
 	PerPrefix int
 }
 
-// Responder answers Binding requests with the address that they came from (RFC 8489 §6.3). It does no I/O and holds 64 KiB, whoever asks. It is safe for
-// concurrent use; several sockets may share one, and its bounds.
+// Responder answers Binding requests with the address that they came from (RFC 8489 §6.3). It does no I/O and holds 64 KiB, whoever
+// asks. It is safe for concurrent use; several sockets may share one, and its bounds.
 //
-// It gives away little to those who forge sources: an answer is never larger than its request (a factor of at most 1, where plain STUN has 1.6 to 2.2), and answers
-// are bounded by rate. A request that is too small for its answer is ignored: 32 bytes ask for an IPv4 address, 44 for an IPv6 one, each 8 more with a
-// FINGERPRINT. Clients of others lengthen theirs by any attribute that need not be understood, such as SOFTWARE.
+// It gives away little to those who forge sources: an answer is never larger than its request (a factor of at most 1, where plain
+// STUN has 1.6 to 2.2), and answers are bounded by rate. A request that is too small for its answer is ignored: 32 bytes ask for an
+// IPv4 address, 44 for an IPv6 one, each 8 more with a FINGERPRINT. Clients of others lengthen theirs by any attribute that need
+// not be understood, such as SOFTWARE.
 type Responder struct {
 	silent bool
 	mu     sync.Mutex
@@ -49,10 +51,11 @@ func NewResponder(cfg *ResponderConfig) *Responder {
 	return r
 }
 
-// Respond returns the answer to a packet that came from an address at a time, to be sent back there by the socket that received it; or nil if there is to be
-// none: the packet is not a whole, well-formed Binding request with the magic cookie, its FINGERPRINT is false, it is smaller than its answer, or a rate is used
-// up. An answer has a FINGERPRINT if the request had one, and no SOFTWARE. A request with an attribute that is unknown and must be understood is answered with
-// error 420. packet stays the caller's, and so does the answer.
+// Respond returns the answer to a packet that came from an address at a time, to be sent back there by the socket that received it;
+// or nil if there is to be none: the packet is not a whole, well-formed Binding request with the magic cookie, its FINGERPRINT is
+// false, it is smaller than its answer, or a rate is used up. An answer has a FINGERPRINT if the request had one, and no SOFTWARE.
+// A request with an attribute that is unknown and must be understood is answered with error 420. packet stays the caller's, and so
+// does the answer.
 func (r *Responder) Respond(packet []byte, from netip.AddrPort, now time.Time) []byte {
 	from = clean(from)
 	if r.silent || !isHost(from) {

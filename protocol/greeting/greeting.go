@@ -108,12 +108,12 @@ type Book interface {
 	// Batch returns known peers whose IDs are greater than after, bytewise, in ascending order and without gaps, at most
 	// max. It leaves out this node itself and peers that left.
 	Batch(after identity.ID, max int) []Peer
-	// Learn is told a fact by a peer, and reports whether it took anything new from it. If from is n.Peer.ID the fact is
-	// first-hand and replaces what is known, whatever its Seq, which a peer that lost its clock may have set back; Learn
-	// then reports whether name or addresses changed, or the peer had left. Any other fact is a hint: it is ignored unless
-	// it supersedes what is known, also of a peer that left, and it never replaces a name, an address or the presence that
-	// was learned first-hand, for as long as the book holds it to be so, say while a link lives. Facts about this node itself are not handed over. A book bounds what it keeps, and
-	// what it takes in a time from one peer's hints, since all it takes is passed on.
+	// Learn is told a fact by a peer, and reports whether it took anything new from it. If from is n.Peer.ID the fact is first-hand
+	// and replaces what is known, whatever its Seq, which a peer that lost its clock may have set back; Learn then reports whether
+	// name or addresses changed, or the peer had left. Any other fact is a hint: it is ignored unless it supersedes what is known,
+	// also of a peer that left, and it never replaces a name, an address or the presence that was learned first-hand, for as long
+	// as the book holds it to be so, say while a link lives. Facts about this node itself are not handed over. A book bounds what
+	// it keeps, and what it takes in a time from one peer's hints, since all it takes is passed on.
 	Learn(from identity.ID, n Notice) (changed bool)
 	// Spread is told what Learn has just taken, and sends it, as NoticeMessage makes it, to the peers this node is linked
 	// with, or to those of them it chooses, but not to except, who told it. It only takes note; the sending is done later.

@@ -7,9 +7,10 @@ import (
 	"github.com/Blockchain-CN/pheromones/identity"
 )
 
-// seen remembers which broadcasts came: for each origin its latest lives, and of each a window of seqs. An origin that is
-// forgotten leaves a mark behind: broadcasts of origins that are not remembered, or were not at some time since, must be born
-// after floor, which is when the youngest broadcast of any that was forgotten was born. So nothing comes twice, at the cost of refusing some that never came.
+// seen remembers which broadcasts came: for each origin its latest lives, and of each a window of seqs. An origin that is forgotten
+// leaves a mark behind: broadcasts of origins that are not remembered, or were not at some time since, must be born after floor,
+// which is when the youngest broadcast of any that was forgotten was born. So nothing comes twice, at the cost of refusing some
+// that never came.
 type seen struct {
 	origins map[identity.ID]*origin
 	floor   int64 // nanoseconds since 1970

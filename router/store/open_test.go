@@ -350,8 +350,8 @@ func TestFlips(t *testing.T) {
 	t.Logf("%d bytes, %d flips, %d do not matter, %d files opened", len(image), len(image)/step, accepted, opened)
 }
 
-// FuzzVerify: whatever is changed in a file, the checker ends and does not panic; and what it accepts, bbolt reads. A patch is four bytes: where,
-// and what to change there. The sums of the meta pages are mended.
+// FuzzVerify: whatever is changed in a file, the checker ends and does not panic; and what it accepts, bbolt reads. A patch is four
+// bytes: where, and what to change there. The sums of the meta pages are mended.
 func FuzzVerify(f *testing.F) {
 	whole := tableImage(f, testRecords(60, 2))
 	f.Add([]byte{}, uint32(0))
