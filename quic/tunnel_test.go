@@ -459,6 +459,7 @@ func TestInlet(t *testing.T) {
 	direct := dial(t, r.client.t, r.listeners[1].Addr())
 	accepted := accept(t, r.listeners[1])
 	stop := make(chan struct{})
+	var flood sync.Mutex // held while a packet is made up
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		junk := make([]byte, 1200)
@@ -468,12 +469,16 @@ func TestInlet(t *testing.T) {
 			case <-stop:
 				return
 			default:
+				flood.Lock()
 				r.tunnels[1].Deliver(junk)
+				flood.Unlock()
 			}
 		}
 	})
 	flow(t, direct, accepted, 1<<20, func(*atomic.Int64) {})
+	flood.Lock() // a tunnel that is flooded loses most of its own packets, too
 	exchange(t, r.client, r.server)
+	flood.Unlock()
 	closed := make(chan struct{})
 	wg.Go(func() {
 		defer close(closed)
