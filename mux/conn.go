@@ -283,6 +283,10 @@ func (c *conn) inspect(h header, frame []byte) (wanted bool, err error) {
 		s.fin.Store(!s.reset)
 		c.forget(s)
 	}
+	if h.typ == typeWindow {
+		s.receivedCredit(h.length)
+		return h.flags != 0, nil // yamux writes nothing into streams, and need not know how much it could
+	}
 	return true, nil
 }
 

@@ -2,6 +2,7 @@ package mux
 
 import (
 	"io"
+	"runtime"
 
 	"github.com/Blockchain-CN/pheromones/internal/outq"
 )
@@ -27,6 +28,7 @@ type shim struct {
 	from  int
 	to    int
 	pass  int   // so many bytes at from are for yamux
+	whole int   // frames that came since the network was read
 	err   error // what ends reading
 }
 
@@ -64,6 +66,12 @@ func (s *shim) Read(p []byte) (n int, err error) {
 			n += m
 		}
 		if n == 0 && s.err == nil {
+			if s.whole == 1 {
+				// Whoever the frame is for goes first, on this processor. It would otherwise wait until the network was found to have
+				// nothing more, or for another processor to be woken.
+				runtime.Gosched()
+			}
+			s.whole = 0
 			s.err = s.fill()
 		}
 	}
@@ -82,6 +90,7 @@ func (s *shim) look() bool {
 		if s.to-s.from < size {
 			return false
 		}
+		s.whole++
 		frame := s.buf[s.from : s.from+size]
 		wanted, err := s.c.inspect(h, frame)
 		if err != nil {

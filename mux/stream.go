@@ -3,6 +3,7 @@ package mux
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -15,10 +16,11 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
-// chunk is how many bytes of a stream go to yamux, and so into one frame, at a time.
+// chunk is how many bytes of a stream go into one frame.
 const chunk = 32 << 10
 
-// stream is a [transport.Stream]: a yamux stream and what yamux does not know of it.
+// stream is a [transport.Stream]: a yamux stream and what yamux does not know of it. What is written does not pass through yamux, whose
+// sending goroutine would cost each write two changes of goroutine: the stream counts the peer's window itself.
 type stream struct {
 	c    *conn
 	id   uint32
@@ -38,6 +40,7 @@ type stream struct {
 
 	mu       sync.Mutex // may be locked with c.mu held, not the other way round
 	writable sync.Cond
+	credit   int // bytes that the peer's window has room for
 	writeBy  pipe.Deadline
 	readBy   time.Time
 	closed   bool  // Close or Reset was called
@@ -47,7 +50,7 @@ type stream struct {
 }
 
 func newStream(c *conn, id uint32, ours bool) *stream {
-	s := &stream{c: c, id: id, ours: ours}
+	s := &stream{c: c, id: id, ours: ours, credit: minWindow} // the window that yamux begins with
 	s.writable.L = &s.mu
 	return s
 }
@@ -112,43 +115,52 @@ func (s *stream) readable() error {
 func (s *stream) Write(b []byte) (n int, err error) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
+	var h [headerLen]byte
 	for {
-		if err := s.awaitRoom(); err != nil {
+		m, err := s.awaitRoom(len(b) - n)
+		if err != nil {
 			return n, err
 		}
-		if n == len(b) {
-			return n, nil
+		if m > 0 {
+			err = s.c.Out.Write(header{typ: typeData, stream: s.id, length: uint32(m)}.append(h[:0]), b[n:n+m])
 		}
-		m, err := s.y.Write(b[n:min(n+chunk, len(b))])
-		n += m
-		switch {
-		case n == len(b):
+		if err != nil {
+			return n, s.c.gone()
+		}
+		if n += m; n == len(b) {
 			return n, nil
-		case err == nil || errors.Is(err, yamux.ErrTimeout): // a deadline or a nudge: awaitRoom knows
-		default:
-			if err := s.awaitRoom(); err != nil {
-				return n, err
-			}
-			return n, s.c.cause(err)
 		}
 	}
 }
 
-// awaitRoom waits until the connection's queue has room, or returns what a Write must fail with.
-func (s *stream) awaitRoom() error {
+// awaitRoom waits until the peer's window and the connection's queue have room, and returns how many of n bytes may go next, or what a
+// Write must fail with. It waits for nothing if n is zero.
+func (s *stream) awaitRoom(n int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
 		switch {
 		case s.writeErr != nil:
-			return s.writeErr
+			return 0, s.writeErr
 		case s.writeBy.Passed():
-			return os.ErrDeadlineExceeded
-		case s.c.Out.Room(s.wake):
-			return nil
+			return 0, os.ErrDeadlineExceeded
+		case n == 0:
+			return 0, nil
+		case s.credit > 0 && s.c.Out.Room(s.wake):
+			m := min(n, chunk, s.credit)
+			s.credit -= m
+			return m, nil
 		}
 		s.writable.Wait()
 	}
+}
+
+// receivedCredit notes that the peer's window has grown.
+func (s *stream) receivedCredit(n uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.credit += int(min(n, math.MaxInt32-uint32(s.credit)))
+	s.writable.Broadcast()
 }
 
 func (s *stream) wake() {
@@ -173,9 +185,6 @@ func (s *stream) stopWrites(err error) {
 	}
 	s.writeBy.Stop()
 	s.writable.Broadcast()
-	if s.y != nil {
-		s.y.SetWriteDeadline(past)
-	}
 }
 
 // fail ends the stream because its connection has ended.
@@ -296,7 +305,6 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 	defer s.mu.Unlock()
 	if s.writeErr == nil {
 		s.writeBy.Set(t, &s.writable)
-		s.y.SetWriteDeadline(t)
 	}
 	return nil
 }

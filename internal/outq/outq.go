@@ -1,11 +1,20 @@
 // Package outq has the way out of a connection: a queue of bytes that never makes its callers wait. While one write is under
-// way what comes next gathers, and leaves in one piece.
+// way what comes next gathers, and leaves in one piece. While none is, what is written alone leaves at once.
 package outq
 
 import (
 	"io"
+	"runtime"
 	"sync"
 )
+
+// Prompt is an [io.Writer] that can try to write without waiting.
+type Prompt interface {
+	io.Writer
+	// WriteNow takes all of b, or nothing if it cannot say whether it would have to wait. left says that some of what it took waits for
+	// the network: the next Write begins with that, even one of nothing.
+	WriteNow(b []byte) (taken, left bool, err error)
+}
 
 // Queue gathers bytes for a writer. A goroutine writes them as long as there are any; none runs while the queue is empty.
 // All methods may be called at once from any goroutine.
@@ -14,16 +23,21 @@ import (
 // control) without asking.
 type Queue struct {
 	w      io.Writer
+	now    Prompt // w, if it is one
 	mark   int
 	pool   *Pool
 	failed func(error) // called without mu
 	run    func()      // write, made once
+	polite bool        // see Gather
 
 	mu      sync.Mutex
 	idle    sync.Cond // broadcast when writing turns false
 	buf     []byte    // whole frames, in order; the pool's if it is large
 	spare   []byte    // the buffer of the write before, for reuse
-	writing bool      // the writer's goroutine runs
+	writing bool      // the writer's goroutine runs, or a Write does its work
+	left    bool      // the writer holds something back
+	gather  bool      // Writes gathered lately: they had better wait for each other than have a system call each
+	writes  int       // how many have gathered in buf
 	waiting []func()  // to be called once there is room
 	err     error     // what Append returns
 	last    func()    // to be called, by the writer's goroutine, when everything is written
@@ -32,6 +46,7 @@ type Queue struct {
 const (
 	retain = 1 << 10   // how large a buffer an idle queue may keep
 	large  = 128 << 10 // how large the buffers in a Pool are
+	small  = 8 << 10   // what may leave from the goroutine that writes it
 )
 
 // Pool has large buffers for the connections that share it: for queues, and for readers in the midst of something. Those
@@ -62,6 +77,15 @@ func (p *Pool) Put(b []byte) {
 func New(w io.Writer, mark int, pool *Pool, failed func(error)) *Queue {
 	q := &Queue{w: w, mark: mark, pool: pool, failed: failed}
 	q.idle.L, q.run = &q.mu, q.write
+	q.now, _ = w.(Prompt)
+	return q
+}
+
+// Gather makes the writer's goroutine let the others that are ready to run go first, each time it is about to write: many that add a
+// little each then share a write. Where they wait for each other's goroutines anyway, as on a connection, it only costs. It is called
+// before anything is added, and returns q.
+func (q *Queue) Gather() *Queue {
+	q.polite = true
 	return q
 }
 
@@ -70,6 +94,54 @@ func New(w io.Writer, mark int, pool *Pool, failed func(error)) *Queue {
 func (q *Queue) Append(parts ...[]byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if err := q.add(parts); err != nil {
+		return err
+	}
+	q.start()
+	return nil
+}
+
+// Write is Append for what somebody waits for. If nothing else is under way and the network takes it without waiting, it has left when
+// Write returns. Unlike Append it must not be called with locks that the queue's callbacks take.
+func (q *Queue) Write(parts ...[]byte) error {
+	q.mu.Lock()
+	if err := q.add(parts); err != nil {
+		q.mu.Unlock()
+		return err
+	}
+	if q.now == nil || q.writing || q.gather || len(q.buf) > small {
+		q.writes++
+		q.start()
+		q.mu.Unlock()
+		return nil
+	}
+	q.writing = true
+	out := q.buf
+	q.buf, q.spare = q.spare[:0], nil
+	q.mu.Unlock()
+	taken, left, err := q.now.WriteNow(out)
+	if err != nil {
+		q.fail(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case err != nil:
+	case !taken:
+		q.buf = append(out, q.buf...)
+	default:
+		q.spare, q.left = out, left
+	}
+	if q.left || len(q.buf) > 0 || q.last != nil {
+		go q.run()
+		return nil
+	}
+	q.rest()
+	return nil
+}
+
+// add copies the parts to the queue, with mu held.
+func (q *Queue) add(parts [][]byte) error {
 	if q.err != nil {
 		return q.err
 	}
@@ -89,7 +161,6 @@ func (q *Queue) Append(parts ...[]byte) error {
 	for _, p := range parts {
 		q.buf = append(q.buf, p...)
 	}
-	q.start()
 	return nil
 }
 
@@ -159,9 +230,19 @@ func (q *Queue) Wait() {
 // write is the writer's goroutine.
 func (q *Queue) write() {
 	q.mu.Lock()
-	for len(q.buf) > 0 {
-		out := q.buf
-		q.buf, q.spare = q.spare[:0], nil
+	for q.left || len(q.buf) > 0 {
+		if q.polite {
+			q.mu.Unlock()
+			runtime.Gosched()
+			q.mu.Lock()
+		}
+		var out []byte
+		if !q.left {
+			out = q.buf
+			q.buf, q.spare = q.spare[:0], nil
+			q.gather, q.writes = q.writes > 1, 0
+		}
+		q.left = false
 		waiting := q.waiting
 		q.waiting = nil
 		q.mu.Unlock()
@@ -173,17 +254,9 @@ func (q *Queue) write() {
 			break
 		}
 		q.mu.Lock()
-		q.spare = out
-	}
-	if cap(q.buf) > retain {
-		q.pool.Put(q.buf)
-		q.buf = nil
-	}
-	if cap(q.spare) > retain {
-		q.pool.Put(q.spare)
-		q.spare = nil
-	} else if cap(q.buf) == 0 {
-		q.buf, q.spare = q.spare[:0], nil
+		if out != nil {
+			q.spare = out
+		}
 	}
 	last := q.last
 	if last != nil {
@@ -194,14 +267,28 @@ func (q *Queue) write() {
 		last()
 	}
 	q.mu.Lock()
-	q.writing = false
-	again := len(q.buf) > 0
-	if again {
-		q.start()
-	} else {
-		q.idle.Broadcast()
+	defer q.mu.Unlock()
+	if len(q.buf) > 0 {
+		go q.run()
+		return
 	}
-	q.mu.Unlock()
+	q.rest()
+}
+
+// rest ends writing, with mu held, and lets go of what an idle queue may not keep.
+func (q *Queue) rest() {
+	if cap(q.buf) > retain {
+		q.pool.Put(q.buf)
+		q.buf = nil
+	}
+	if cap(q.spare) > retain {
+		q.pool.Put(q.spare)
+		q.spare = nil
+	} else if cap(q.buf) == 0 {
+		q.buf, q.spare = q.spare[:0], nil
+	}
+	q.writing = false
+	q.idle.Broadcast()
 }
 
 func (q *Queue) fail(err error) {

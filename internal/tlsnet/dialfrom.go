@@ -135,9 +135,9 @@ func (l *Listener) attempt(ctx context.Context, to netip.AddrPort, met <-chan ne
 		tcp.Close()
 		return nil, errItself
 	}
-	raw := tls.Client(&gatherer{Conn: tcp}, cfg)
+	raw := tls.Client(newGatherer(tcp), cfg)
 	if accepts {
-		raw = tls.Server(&gatherer{Conn: tcp}, cfg)
+		raw = tls.Server(newGatherer(tcp), cfg)
 	}
 	if err := l.transport.handshake(ctx, raw); err != nil {
 		tcp.Close()

@@ -27,8 +27,8 @@ func (c *countedConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// newWriter returns a writer over a counted connection, and what arrives at the other end of it.
-func newWriter(t *testing.T) (*writer, *countedConn, io.Reader) {
+// newCounted returns a writer over a counted connection, and what arrives at the other end of it.
+func newCounted(t *testing.T) (*writer, *countedConn, io.Reader) {
 	t.Helper()
 	server, err := newKey(t).ServerTLS("raw/1")
 	if err != nil {
@@ -44,7 +44,7 @@ func newWriter(t *testing.T) (*writer, *countedConn, io.Reader) {
 		far.Close()
 	})
 	counted := &countedConn{Conn: near}
-	g := &gatherer{Conn: counted}
+	g := newGatherer(counted)
 	// The server writes last, so the pipe must be read for its session to leave.
 	w := &writer{tls.Client(g, client), g, new(outq.Pool)}
 	other := tls.Server(far, server)
@@ -73,7 +73,7 @@ func TestGather(t *testing.T) {
 		{"more than a buffer", 300 << 10, 3},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w, counted, other := newWriter(t)
+			w, counted, other := newCounted(t)
 			sent := bytes.Repeat([]byte("abcdefg"), test.size/7+1)[:test.size]
 			for range 2 {
 				counted.writes = 0
@@ -102,7 +102,7 @@ func TestGather(t *testing.T) {
 
 // TestGatherFails has a write fail half-way: nothing may follow it.
 func TestGatherFails(t *testing.T) {
-	w, counted, _ := newWriter(t)
+	w, counted, _ := newCounted(t)
 	counted.err = errors.New("broken")
 	if _, err := w.Write(make([]byte, 50<<10)); !errors.Is(err, counted.err) {
 		t.Errorf("got %v, want the network's error", err)

@@ -51,7 +51,7 @@ func (l *Link) Init(raw *tls.Conn, info transport.Info, pool *outq.Pool,
 	closeFrame func(transport.Code, string) []byte, fail func(error)) {
 	l.Raw, l.info, l.closeFrame, l.fail = raw, info, closeFrame, fail
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
-	l.Out = outq.New(&writer{raw, raw.NetConn().(*gatherer), pool}, queueMark, pool, func(err error) {
+	l.Out = outq.New(newWriter(raw, pool), queueMark, pool, func(err error) {
 		l.end(&transport.LostError{Err: err}, false, func() {})
 		l.Raw.NetConn().Close()
 	})

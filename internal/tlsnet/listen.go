@@ -125,7 +125,7 @@ func (l *Listener) begin(tcp net.Conn) {
 		tcp.Close()
 		return
 	}
-	raw := tls.Server(&gatherer{Conn: tcp}, l.transport.server)
+	raw := tls.Server(newGatherer(tcp), l.transport.server)
 	l.mu.Lock()
 	if l.open.Len() >= l.transport.cfg.maxHandshakes() {
 		l.open.Remove(l.open.Front()).(*tls.Conn).NetConn().Close()

@@ -147,13 +147,13 @@ func (t *Transport) DialOver(ctx context.Context, raw net.Conn, addr transport.A
 		if err != nil {
 			return nil, err
 		}
-		return tls.Client(&gatherer{Conn: raw}, cfg), nil
+		return tls.Client(newGatherer(raw), cfg), nil
 	})
 }
 
 // AcceptOver is the other end of DialOver.
 func (t *Transport) AcceptOver(ctx context.Context, raw net.Conn, addr transport.Addr) (transport.Conn, error) {
-	return t.over(ctx, raw, addr, "accept", func() (*tls.Conn, error) { return tls.Server(&gatherer{Conn: raw}, t.server), nil })
+	return t.over(ctx, raw, addr, "accept", func() (*tls.Conn, error) { return tls.Server(newGatherer(raw), t.server), nil })
 }
 
 // over makes a connection over raw; begin says on which side.
@@ -242,7 +242,7 @@ func (t *Transport) connectAs(ctx context.Context, addr transport.Addr, s tls.Cl
 		}
 		return nil, transport.PhaseConnect.In(err)
 	}
-	raw := tls.Client(&gatherer{Conn: tcp}, cfg)
+	raw := tls.Client(newGatherer(tcp), cfg)
 	if err := t.handshake(ctx, raw); err != nil {
 		tcp.Close()
 		return nil, transport.PhaseHandshake.In(err)
