@@ -68,7 +68,7 @@ type outcome struct {
 // nil cfg is the zero Config. Whoever makes one calls [Pipeline.Run].
 func NewPipeline(s transport.Stream, peer identity.ID, cfg *Config) *Pipeline {
 	p := &Pipeline{s: s, peer: peer, cfg: cfg.orDefault(), calls: make(map[uint32]*pipelined)}
-	p.out = outq.New(s, pipelineMark, new(outq.Pool), func(err error) { p.fail(err) })
+	p.out = outq.New(s, pipelineMark, new(outq.Pool), func(err error) { p.fail(err) }).Gather()
 	header, err := AppendService(nil, PipelineService)
 	if err == nil {
 		err = p.out.Append(header)

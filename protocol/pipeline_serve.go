@@ -31,7 +31,7 @@ type Tracker interface {
 // resets the stream with transport.CodeShutdown.
 func ServePipeline(ctx, stopping context.Context, s transport.Stream, peer identity.ID, h Handler, t Tracker, cfg *Config) error {
 	v := &pipelineServer{s: s, peer: peer, h: orEmpty(h), tracker: t, cfg: cfg.orDefault(), running: make(map[uint32]*served)}
-	v.out = outq.New((*patientWriter)(v), pipelineMark, new(outq.Pool), func(error) { s.Reset(transport.CodeTimeout) })
+	v.out = outq.New((*patientWriter)(v), pipelineMark, new(outq.Pool), func(error) { s.Reset(transport.CodeTimeout) }).Gather()
 	unreset := resetWhenDone(ctx, s, transport.CodeShutdown)
 	stopped := make(chan struct{})
 	unstop := context.AfterFunc(stopping, func() {
