@@ -2,12 +2,13 @@
 
 MODULES  := $(shell cat allmodules)
 FUZZTIME ?= 30s
+BENCH    ?= -short
 each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
-.PHONY: help build test race nat cover bench size table breakages fuzz lint cross ci
+.PHONY: help build test race nat cover bench bench-peers size table breakages fuzz lint cross ci
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
 
 build: ## build everything; the commands go to bin/
 	$(call each,go build ./...)
@@ -27,6 +28,9 @@ cover: ## run the tests and show what they reach
 
 bench: ## measure the transports beside their bare engines, as the table in README.md does
 	go test -run '^$$' -bench Transport -benchtime 40x -v ./tcp ./mux ./quic ./transport/mem
+
+bench-peers: ## compare with what programs would use instead: yamux, quic-go, go-libp2p, gRPC and others; a few minutes
+	@cd bench && go run . $(BENCH)
 
 size: ## what a program with all three transports is made of
 	@mkdir -p bin && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/all ./examples/all

@@ -1,0 +1,3 @@
+module github.com/Blockchain-CN/pheromones/bench/harness
+
+go 1.26.0
