@@ -79,15 +79,12 @@ type Config struct {
 	DigestInterval time.Duration
 	// OptimizeHops is by how many hops another neighbour must be closer to an origin to become the parent in its tree: 2 by default.
 	OptimizeHops int
-	// MaxTrees bounds the trees for single origins: 256 by default. Origins beyond them, and those that have been silent for a
-	// minute, share one tree.
-	MaxTrees int
 
 	// MaxData bounds the data of a broadcast: 1 MiB by default, at most 8 MiB.
 	MaxData int
 	// MaxAge is how old a broadcast may be, and how far ahead of this node's clock it may be born: 10 minutes by default.
 	MaxAge time.Duration
-	// MaxOrigins bounds the origins that are remembered: 16384 by default.
+	// MaxOrigins bounds the origins that are remembered, and so the trees: 16384 by default.
 	MaxOrigins int
 	// Window is how far behind an origin's latest broadcast an earlier one may come: 1024 by default, in steps of 64.
 	Window int
@@ -134,7 +131,7 @@ func (c Config) filled() Config {
 	c.ShuffleInterval = orTime(c.ShuffleInterval, 10*time.Second)
 	c.LazyDelay, c.GraftTimeout = orTime(c.LazyDelay, 100*time.Millisecond), orTime(c.GraftTimeout, time.Second)
 	c.RetryTimeout, c.DigestInterval = orTime(c.RetryTimeout, 500*time.Millisecond), orTime(c.DigestInterval, 2*time.Second)
-	c.OptimizeHops, c.MaxTrees = orInt(c.OptimizeHops, 2, 255), orInt(c.MaxTrees, 256, many)
+	c.OptimizeHops = orInt(c.OptimizeHops, 2, 255)
 	c.MaxData, c.MaxAge = orInt(c.MaxData, 1<<20, 8<<20), orTime(c.MaxAge, 10*time.Minute)
 	c.MaxOrigins, c.Window = orInt(c.MaxOrigins, 16384, many), (orInt(c.Window, 1024, 1<<20)+63)/64*64
 	c.KeepTime = min(orTime(c.KeepTime, 2*time.Minute), c.MaxAge)

@@ -10,21 +10,19 @@ import (
 )
 
 const (
-	treeIdle  = int64(time.Minute) // an origin that is silent for so long has no tree of its own
+	treeAfter = int64(time.Minute) // an origin that is heard of twice within this gets a tree of its own
 	maxHops   = HopsUnknown - 1
 	maxDigest = 4 // frames of a digest
 )
 
 // trees is the broadcast's state. A tree is a set of eager neighbours at each node: what is new is sent to them at once, and
 // announced to the others. An origin that speaks often has a tree of its own, which begins as a copy of the shared one and is
-// then tuned to that origin; the others share a tree.
+// then tuned to that origin; the others share a tree. A tree is two bytes of its origin's record: it needs no other bound.
 type trees struct {
 	shared set
 	busy   float64 // broadcasts by the shared tree within the last second or so
 	busyAt int64
-	own    int     // how many origins have a tree
-	oldest *origin // the list of those, by use
-	newest *origin
+	own    int // how many origins have a tree
 
 	lazy    []*kept // waiting to be announced
 	lazyAt  int64
@@ -67,7 +65,7 @@ func (t *trees) wake() int64 { return min(t.lazyAt, t.missingAt, t.digestAt) }
 func (m *Machine) neighbourUp(slot int) {
 	t := &m.trees
 	t.shared.add(slot)
-	for o := t.oldest; o != nil; o = o.newer {
+	for _, o := range m.seen.origins {
 		o.tree.add(slot)
 	}
 	m.digest(slot, 0)
@@ -77,7 +75,7 @@ func (m *Machine) neighbourUp(slot int) {
 func (m *Machine) neighbourDown(slot int) {
 	t := &m.trees
 	t.shared.remove(slot)
-	for o := t.oldest; o != nil; o = o.newer {
+	for _, o := range m.seen.origins {
 		o.tree.remove(slot)
 	}
 	for _, k := range m.store.all() {
@@ -100,62 +98,15 @@ func (m *Machine) useTree(o *origin) (eager *set, shared bool) {
 	if !o.hasTree {
 		return &m.trees.shared, true
 	}
-	t := &m.trees
-	o.used = m.now
-	if t.newest != o {
-		t.unlink(o)
-		t.link(o)
-	}
 	return &o.tree, false
 }
 
-// grow gives an origin a tree of its own, if there is room.
+// grow gives an origin a tree of its own.
 func (m *Machine) grow(o *origin) {
-	t := &m.trees
-	if o.hasTree {
-		return
+	if !o.hasTree {
+		o.hasTree, o.tree = true, m.trees.shared
+		m.trees.own++
 	}
-	if t.own >= m.cfg.MaxTrees {
-		if m.now-t.oldest.used < treeIdle {
-			return
-		}
-		m.dropTree(t.oldest)
-	}
-	o.hasTree, o.tree, o.used = true, t.shared, m.now
-	t.own++
-	t.link(o)
-}
-
-func (m *Machine) dropTree(o *origin) {
-	if o.hasTree {
-		o.hasTree = false
-		m.trees.own--
-		m.trees.unlink(o)
-	}
-}
-
-func (t *trees) link(o *origin) {
-	o.older, o.newer = t.newest, nil
-	if t.newest != nil {
-		t.newest.newer = o
-	} else {
-		t.oldest = o
-	}
-	t.newest = o
-}
-
-func (t *trees) unlink(o *origin) {
-	if o.older != nil {
-		o.older.newer = o.newer
-	} else {
-		t.oldest = o.newer
-	}
-	if o.newer != nil {
-		o.newer.older = o.older
-	} else {
-		t.newest = o.older
-	}
-	o.older, o.newer = nil, nil
 }
 
 // payload handles a broadcast that a neighbour sent.
@@ -275,7 +226,7 @@ func (m *Machine) accept(msg *Message, o *origin, slot int, hops uint8) {
 	if slot < 0 {
 		m.fig.Broadcasts++
 	}
-	if o.heard > 0 && m.now-o.heard < treeIdle {
+	if o.heard > 0 && m.now-o.heard < treeAfter {
 		m.grow(o)
 	}
 	o.heard, o.born = max(m.now, 1), max(o.born, msg.Born.UnixNano())

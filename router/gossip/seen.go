@@ -27,11 +27,8 @@ type origin struct {
 	heard   int64   // when its latest broadcast came; 0 before the first
 	rate    bucket
 	tree    set  // its eager neighbours, if hasTree
-	hasTree bool // it does not use the shared tree
+	hasTree bool // it does not use the shared tree, and will not until it is forgotten
 	forgot  bool // it is no longer in seen
-	used    int64
-	older   *origin // in the list of trees, by use
-	newer   *origin
 }
 
 // life is what is remembered of one incarnation of an origin.
@@ -182,7 +179,9 @@ func (m *Machine) forgetOrigins() {
 				m.store.discard(k)
 			}
 		}
-		m.dropTree(o)
+		if o.hasTree {
+			m.trees.own--
+		}
 		o.forgot = true
 		delete(m.seen.origins, id)
 	}

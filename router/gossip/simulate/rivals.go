@@ -39,7 +39,8 @@ type rival struct {
 	random  *rand.Rand
 	mesh    graph
 	gone    []bool
-	agenda  agenda[step]
+	events  heap[step]
+	pushed  uint64
 	b       *broadcast
 	asked   []int64 // when a node asked last
 	control int
@@ -89,9 +90,10 @@ func (w *world) comparePhase(r rules, list []*broadcast, mesh func(at int64) gra
 	var done []*broadcast
 	control, bytes := 0, 0
 	n := min(len(list), maxCompared)
-	for i := range n {
-		if err := w.ctx.Err(); err != nil {
-			return Row{}, err
+	rivals := make([]*rival, n)
+	w.parallel(n, 1, func(_, i int) {
+		if w.ctx.Err() != nil {
+			return
 		}
 		like := list[i*len(list)/n]
 		v := &rival{
@@ -99,6 +101,12 @@ func (w *world) comparePhase(r rules, list []*broadcast, mesh func(at int64) gra
 			b: newBroadcast(like.sender, like.at, len(w.nodes)), asked: make([]int64, len(w.nodes)),
 		}
 		v.run()
+		rivals[i] = v
+	})
+	if err := w.ctx.Err(); err != nil {
+		return Row{}, err
+	}
+	for _, v := range rivals {
 		done = append(done, v.b)
 		control += v.control
 		bytes += v.bytes
@@ -117,8 +125,9 @@ func (w *world) comparePhase(r rules, list []*broadcast, mesh func(at int64) gra
 
 func (v *rival) run() {
 	v.forward(v.b.at, v.b.sender, -1, 0)
-	for !v.agenda.empty() {
-		at, s := v.agenda.pop()
+	for len(v.events) > 0 {
+		e := v.events.pop()
+		at, s := e.at, e.what
 		switch s.what {
 		case getsPayload:
 			if v.b.reach(s.to, at, int(s.n)) {
@@ -139,7 +148,7 @@ func (v *rival) run() {
 				}
 			}
 			if s.n&3 < gossipTurns-1 {
-				v.agenda.push(at+int64(heartbeat), step{s.to, 0, beats, s.n + 1})
+				v.push(at+int64(heartbeat), step{s.to, 0, beats, s.n + 1})
 			}
 		}
 	}
@@ -156,7 +165,7 @@ func (v *rival) forward(at int64, self, from int32, hops int) {
 		// Every node's heart beats at times of its own. The low bits of n count the turns, the others the hops.
 		phase := int64(mix(v.w.cfg.Seed+uint64(self)) % uint64(heartbeat))
 		next := (at-phase)/int64(heartbeat)*int64(heartbeat) + phase + int64(heartbeat)
-		v.agenda.push(next, step{self, 0, beats, uint8(min(hops, 63)) << 2})
+		v.push(next, step{self, 0, beats, uint8(min(hops, 63)) << 2})
 	}
 }
 
@@ -170,7 +179,12 @@ func (v *rival) send(at int64, s step) {
 	if v.gone[s.to] || v.w.cfg.Loss > 0 && v.random.Float64() < v.w.cfg.Loss {
 		return
 	}
-	v.agenda.push(at+latency(v.w.cfg.Seed, s.from, s.to)+v.random.Int64N(int64(jitter)), s)
+	v.push(at+latency(v.w.cfg.Seed, s.from, s.to)+v.random.Int64N(int64(jitter)), s)
+}
+
+func (v *rival) push(at int64, s step) {
+	v.pushed++
+	v.events.push(event[step]{at, v.pushed, s})
 }
 
 // heal fills up meshes that lost members, as a heartbeat does.

@@ -1,6 +1,6 @@
-// Package simulate runs the machines of package gossip by the ten thousand, in virtual time and in one goroutine, and beside
-// them, on the same graph and with the same latencies, plain flooding and the rules of gossipsub. The same Config gives the
-// same Report.
+// Package simulate runs the machines of package gossip by the ten thousand, in virtual time and on up to eight
+// processors, and beside them, on the same graph and with the same latencies, plain flooding and the rules of gossipsub. The
+// same Config gives the same Report, whatever the processors.
 package simulate
 
 import (
@@ -130,6 +130,11 @@ func Run(ctx context.Context, cfg Config, progress func(string)) (*Report, error
 	if err != nil {
 		return nil, err
 	}
+	return w.report(progress)
+}
+
+func (w *world) report(progress func(string)) (*Report, error) {
+	cfg := w.cfg
 	report := &Report{Peers: cfg.Peers, Degree: cfg.Degree, Senders: cfg.Senders, Loss: cfg.Loss, Churn: cfg.Churn, Seed: cfg.Seed, Size: cfg.Size}
 	progress("joining")
 	if err := w.build(); err != nil {

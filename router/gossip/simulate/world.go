@@ -7,7 +7,9 @@ import (
 	"hash/crc32"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
@@ -33,17 +35,28 @@ type world struct {
 
 	control, controlBytes [3]uint64 // by phase
 	phase                 int       // 0 warm-up and before, 1 steady, 2 from the crash on
+
+	single  bool // nothing is worked out ahead: for tests
+	workers []worker
+	chain   []int32 // of the upcoming events: which comes next at the same node, or -1
+	touched []int32 // the nodes of those
 }
 
 type node struct {
 	machine *gossip.Machine
 	wake    int64 // when a tick is on the agenda
+
+	// Of the calls that were made ahead (see ahead.go).
+	armed       int64 // what wake will be behind them
+	first, last int32 // this node's events, in the order in which they come; -1: there are none
+	worker      int32 // who made the calls, and where among its results the next is
+	result      int32
 }
 
 // happening is a frame that arrives, or one of what follows.
 type happening struct {
 	frame    gossip.Frame
-	to, from int32
+	to, from int32 // from is a peer, or the number of what is broadcast
 	what     uint8
 }
 
@@ -115,8 +128,8 @@ func mix(x uint64) uint64 {
 
 // checker stands in for signatures: its "signature" is a checksum of what would be signed. It is called as the real one is.
 type checker struct {
-	table *crc32.Table
-	buf   []byte
+	table   *crc32.Table
+	buffers sync.Pool // of *[]byte
 }
 
 func (c *checker) sign(b []byte) []byte {
@@ -124,14 +137,20 @@ func (c *checker) sign(b []byte) []byte {
 }
 
 func (c *checker) verify(m *gossip.Message) bool {
-	c.buf = m.AppendSigned(c.buf[:0])
-	return binary.BigEndian.Uint32(m.Signature[:]) == crc32.Checksum(c.buf, c.table)
+	buf, _ := c.buffers.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	*buf = m.AppendSigned((*buf)[:0])
+	ok := binary.BigEndian.Uint32(m.Signature[:]) == crc32.Checksum(*buf, c.table)
+	c.buffers.Put(buf)
+	return ok
 }
 
 func newWorld(ctx context.Context, cfg Config) (*world, error) {
 	w := &world{
 		ctx: ctx, cfg: cfg, random: rand.New(rand.NewPCG(cfg.Seed, 0)), start: time.Unix(1_000_000_000, 0),
-		nodes: make([]node, cfg.Peers), gone: make([]bool, cfg.Peers),
+		nodes: make([]node, cfg.Peers), gone: make([]bool, cfg.Peers), workers: make([]worker, min(runtime.GOMAXPROCS(0), maxWorkers)),
 	}
 	check := &checker{table: crc32.MakeTable(crc32.Castagnoli)}
 	for i := range w.nodes {
@@ -142,7 +161,7 @@ func newWorld(ctx context.Context, cfg Config) (*world, error) {
 		if err != nil {
 			return nil, fmt.Errorf("simulate: node %d: %w", i, err)
 		}
-		w.nodes[i] = node{machine: m, wake: math.MaxInt64}
+		w.nodes[i] = node{machine: m, wake: math.MaxInt64, armed: math.MaxInt64, first: -1}
 	}
 	for _, n := range w.random.Perm(cfg.Peers)[:cfg.Senders] {
 		w.senders = append(w.senders, int32(n))
@@ -236,92 +255,6 @@ func (w *world) complete() bool {
 		}
 	}
 	return true
-}
-
-// run lets happen what is due before end.
-func (w *world) run(end int64) error {
-	for n := 0; !w.agenda.empty() && w.agenda.heap[0].at < end; n++ {
-		if n%4096 == 0 && w.ctx.Err() != nil {
-			return w.ctx.Err()
-		}
-		at, h := w.agenda.pop()
-		w.now = at
-		w.happen(h)
-	}
-	w.now = end
-	return nil
-}
-
-func (w *world) happen(h happening) {
-	if h.what == crashes {
-		w.kill()
-		return
-	}
-	n := &w.nodes[h.to]
-	if w.gone[h.to] {
-		return
-	}
-	now := w.start.Add(time.Duration(w.now))
-	hops := 0
-	var out gossip.Output
-	switch h.what {
-	case arrives:
-		if p, ok := h.frame.(*gossip.Payload); ok {
-			hops = int(p.Hops)
-		}
-		out = n.machine.Receive(now, w.id(h.from), h.frame)
-	case ticks:
-		if n.wake != w.now {
-			return // moved
-		}
-		n.wake = math.MaxInt64
-		out = n.machine.Tick(now)
-	case joins:
-		var known []gossip.Contact
-		for range min(int(h.to), contacts) {
-			known = append(known, gossip.Contact{ID: w.id(w.random.Int32N(h.to))})
-		}
-		out = n.machine.Join(now, known...)
-	case speaks:
-		data := make([]byte, w.cfg.Size)
-		binary.LittleEndian.PutUint32(data, uint32(len(w.sent)))
-		w.sent = append(w.sent, newBroadcast(h.to, w.now, len(w.nodes)))
-		var err error
-		if _, out, err = n.machine.Broadcast(now, "simulated", data); err != nil {
-			panic(err) // a sender keeps to its rate
-		}
-	case breaks:
-		out = n.machine.Down(now, w.id(h.from))
-	}
-	w.perform(h.to, n, hops, out)
-}
-
-// perform does what a machine wants.
-func (w *world) perform(self int32, n *node, hops int, out gossip.Output) {
-	for _, m := range out.Deliver {
-		w.sent[binary.LittleEndian.Uint32(m.Data)].reach(self, w.now, hops)
-	}
-	for _, s := range out.Sends {
-		if p, ok := s.Frame.(*gossip.Payload); ok {
-			w.sent[binary.LittleEndian.Uint32(p.Message.Data)].payloads++
-		} else {
-			w.control[w.phase]++
-			w.controlBytes[w.phase] += uint64(s.Frame.Size())
-		}
-		if w.cfg.Loss > 0 && w.random.Float64() < w.cfg.Loss {
-			continue
-		}
-		to := number(s.To.ID)
-		if w.gone[to] {
-			w.agenda.push(w.now+int64(detection), happening{what: breaks, to: self, from: to})
-			continue
-		}
-		w.agenda.push(w.now+w.latency(self, to), happening{s.Frame, to, self, arrives})
-	}
-	if at := int64(out.Wake.Sub(w.start)); at < n.wake {
-		n.wake = max(at, w.now)
-		w.agenda.push(n.wake, happening{what: ticks, to: self})
-	}
 }
 
 // kill makes a share of the nodes, none of them a sender, crash at once. The senders speak in that moment.
