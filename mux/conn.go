@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -26,9 +27,13 @@ type conn struct {
 	log     lastError
 	done    chan struct{} // closed when everything of the connection has ended
 	tickets chan struct{} // one for each stream that yamux has for AcceptStream; never closed
+	taking  sync.Mutex    // held while a stream is taken from yamux
+	pings   sync.WaitGroup
 
 	mu       sync.Mutex
 	session  *yamux.Session     // set by newConn, and not changed
+	next     *time.Timer        // the next ping; nil if there are none
+	finished bool               // there are no more pings
 	over     bool               // fail was called
 	streams  map[uint32]*stream // those that have not ended in both directions or not been accepted
 	opened   int                // of streams, ours; and those to come
@@ -49,14 +54,11 @@ func newConn(raw *tls.Conn, info transport.Info, pool *outq.Pool, cfg *Config, e
 		c.Out.Append(settingsFrame(n))
 	}
 	y := yamux.DefaultConfig()
-	y.AcceptBacklog = 2 * backlog // beyond our own bound, so that yamux never has to enforce its
+	y.AcceptBacklog = backlog + 1 // one beyond our own bound, so that yamux never has to enforce its
 	y.MaxStreamWindowSize = cfg.window()
-	y.EnableKeepAlive = cfg.keepAlive() > 0
-	if y.EnableKeepAlive {
-		y.KeepAliveInterval = cfg.keepAlive()
-	}
-	y.StreamCloseTimeout = 0 // a stream may stay half-closed for as long as it likes
-	y.StreamOpenTimeout = 0  // and a peer may take its time to accept
+	y.EnableKeepAlive = false // it would take a goroutine
+	y.StreamCloseTimeout = 0  // a stream may stay half-closed for as long as it likes
+	y.StreamOpenTimeout = 0   // and a peer may take its time to accept
 	y.LogOutput, y.Logger = nil, &c.log
 	start := yamux.Server
 	if info.Dialer {
@@ -65,7 +67,32 @@ func newConn(raw *tls.Conn, info transport.Info, pool *outq.Pool, cfg *Config, e
 	c.mu.Lock()
 	defer c.mu.Unlock()                              // the session's goroutines run, and use c, before we have the session
 	c.session, _ = start(&shim{c: c, pool: pool}, y) // it fails only for a wrong configuration
+	if d := cfg.keepAlive(); d > 0 {
+		c.next = time.AfterFunc(d, c.ping)
+	}
 	return c
+}
+
+// ping tries the connection, and ends it if the peer does not answer.
+func (c *conn) ping() {
+	c.mu.Lock()
+	if c.finished {
+		c.mu.Unlock()
+		return
+	}
+	c.pings.Add(1)
+	c.mu.Unlock()
+	defer c.pings.Done()
+	if _, err := c.session.Ping(); err != nil {
+		c.log.text.Store(nil)
+		c.session.Close() // sessionEnded takes it from there
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.finished {
+		c.next.Reset(c.cfg.keepAlive())
+	}
 }
 
 // lastError is yamux's logger. It keeps the last error, which yamux says nowhere else.
@@ -181,9 +208,11 @@ func (c *conn) AcceptStream(ctx context.Context) (transport.Stream, error) {
 
 // accept takes the stream that a ticket promises.
 func (c *conn) accept() (transport.Stream, error) {
-	// Before yamux tells the peer, who may then open the next.
+	// One at a time, because the count falls before yamux tells the peer, who may then open the next.
+	c.taking.Lock()
 	c.release(func() { c.waiting-- })
 	y, err := c.session.AcceptStreamWithContext(c.Context())
+	c.taking.Unlock()
 	if err != nil {
 		return nil, c.gone()
 	}
@@ -373,7 +402,7 @@ func (c *conn) cause(err error) error {
 // its pings, or because the peer broke its rules.
 func (c *conn) sessionEnded() {
 	var err error = errSilent
-	if text := c.log.text.Load(); text != nil && !strings.HasPrefix(*text, "keepalive") {
+	if text := c.log.text.Load(); text != nil {
 		err = errors.New("yamux: " + *text)
 	}
 	c.EndWith(&transport.LostError{Err: err}, transport.CodeTimeout, err.Error())
@@ -386,8 +415,13 @@ var errSilent = fmt.Errorf("the peer does not answer: %w", os.ErrDeadlineExceede
 func (c *conn) finish() {
 	c.mu.Lock()
 	session := c.session
+	c.finished = true
+	if c.next != nil {
+		c.next.Stop()
+	}
 	c.mu.Unlock()
 	session.Close() // returns when the Close under way has
+	c.pings.Wait()
 	c.Out.Wait()
 	c.Raw.NetConn().Close()
 	c.ended(c)
