@@ -34,9 +34,10 @@ type origin struct {
 // life is what is remembered of one incarnation of an origin.
 type life struct {
 	incarnation uint64
+	top         uint64   // the highest seq seen
+	latest      *kept    // the broadcast of that seq, while it is kept: nearly all frames are about it
 	base        uint64   // a multiple of 64; what is below counts as seen
 	bits        []uint64 // of the seqs from base
-	top         uint64   // the highest seq seen
 	kept        []*kept  // ordered by seq
 	draft       uint32   // the last draft with an entry for this life, and where
 	index       int32
@@ -70,11 +71,13 @@ func (o *origin) look(incarnation, seq uint64) verdict {
 	switch {
 	case l == nil && o.lives[1].top > 0 && incarnation < o.lives[1].incarnation:
 		return isStale
-	case l == nil:
+	case l == nil || seq > l.top:
 		return isNew
+	case seq == l.top:
+		return isSeen
 	case seq < l.base:
 		return isStale
-	case (seq-l.base)/64 < uint64(len(l.bits)) && l.bits[(seq-l.base)/64]&(1<<(seq%64)) != 0:
+	case l.bits[(seq-l.base)/64]&(1<<(seq%64)) != 0:
 		return isSeen
 	}
 	return isNew
@@ -119,6 +122,9 @@ func (o *origin) mark(incarnation, seq uint64, window int) (current *life, dropp
 
 // find returns what is kept of a life's broadcast, or nil.
 func (l *life) find(seq uint64) *kept {
+	if seq == l.top {
+		return l.latest
+	}
 	i, ok := l.place(seq)
 	if !ok {
 		return nil
@@ -126,25 +132,28 @@ func (l *life) find(seq uint64) *kept {
 	return l.kept[i]
 }
 
-// place returns where a seq is, or belongs, among what is kept. Most often it is the latest.
+// place returns where a seq is, or belongs, among what is kept.
 func (l *life) place(seq uint64) (int, bool) {
-	n := len(l.kept)
-	if n == 0 || l.kept[n-1].msg.ID.Seq < seq {
-		return n, false
-	}
-	if l.kept[n-1].msg.ID.Seq == seq {
-		return n - 1, true
-	}
 	return slices.BinarySearchFunc(l.kept, seq, func(k *kept, seq uint64) int { return cmp.Compare(k.msg.ID.Seq, seq) })
 }
 
+// insert adds a broadcast, which has just been marked.
 func (l *life) insert(k *kept) {
-	i, _ := l.place(k.msg.ID.Seq)
-	l.kept = slices.Insert(l.kept, i, k)
+	if seq := k.msg.ID.Seq; seq < l.top {
+		i, _ := l.place(seq)
+		l.kept = slices.Insert(l.kept, i, k)
+		return
+	}
+	l.kept = append(l.kept, k)
+	l.latest = k
 }
 
-func (l *life) remove(seq uint64) {
-	if i, ok := l.place(seq); ok {
+// remove removes a broadcast. Most often it is the first.
+func (l *life) remove(k *kept) {
+	if k == l.latest {
+		l.latest = nil
+	}
+	if i := slices.Index(l.kept, k); i >= 0 {
 		l.kept = slices.Delete(l.kept, i, i+1)
 	}
 }

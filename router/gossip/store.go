@@ -56,7 +56,7 @@ func (m *Machine) expire() {
 			}
 			s.discard(k)
 			if l := k.origin.life(k.msg.ID.Incarnation); l != nil && !k.origin.forgot {
-				l.remove(k.msg.ID.Seq)
+				l.remove(k)
 			}
 		}
 		s.queue[s.first] = nil
