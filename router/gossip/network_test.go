@@ -299,6 +299,33 @@ func TestLossAndCrashes(t *testing.T) {
 	}
 }
 
+// Origins that speak seldom share a tree. When all of them speak at once, that is not torn, and becomes no storm.
+func TestSharedTree(t *testing.T) {
+	n := newNetwork(t, 12)
+	n.grow(40)
+	n.run(30 * time.Second)
+	for range 4 {
+		var ids []gossip.MessageID
+		for _, p := range n.order {
+			ids = append(ids, n.broadcast(p, "x"))
+			n.run(time.Duration(n.random.IntN(5)) * time.Millisecond)
+		}
+		n.run(100 * time.Second)
+		for _, id := range ids {
+			n.wantOnce(id)
+		}
+	}
+	var sum gossip.Figures
+	for _, p := range n.order {
+		f := p.machine.Figures()
+		sum.Grafts, sum.Duplicates, sum.Delivered = sum.Grafts+f.Grafts, sum.Duplicates+f.Duplicates, sum.Delivered+f.Delivered
+		sum.Trees += f.Trees
+	}
+	if sum.Trees > 0 || sum.Grafts > sum.Delivered/50 || sum.RMR() > 3 {
+		t.Errorf("%d trees, an RMR of %v, and %d grafts for %d deliveries", sum.Trees, sum.RMR(), sum.Grafts, sum.Delivered)
+	}
+}
+
 // One that comes late, or back in a new life, gets what is kept; one that comes back in the same life only what it missed.
 func TestLateAndBack(t *testing.T) {
 	n := newNetwork(t, 7)
