@@ -44,7 +44,7 @@ func tables() map[string]struct {
 		all, some []string
 	}{
 		"transport": {Rules(), []string{"transport"}, nil},
-		"stack":     {StackRules(), []string{"link", "router", "node"}, []string{"protocol", "greeting"}},
+		"stack":     {StackRules(), []string{"link", "router", "node"}, []string{"protocol", "greeting", "broadcast"}},
 		"against":   {AgainstRules(), nil, []string{"transport", "tls", "tcp", "mux", "protocol", "greeting", "link", "router", "node"}},
 	}
 }

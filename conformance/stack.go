@@ -112,6 +112,7 @@ func stackTable() []Rule {
 		{"shutdown-bounded", "NO8", "Shutdown cuts what runs when its context ends.", 0, false, shutdownBounded},
 		{"close", "NO9", "Close cuts what runs, and later calls fail with net.ErrClosed.", 0, false, closeNode},
 		{"nothing-left", "NO10", "A node that was closed or shut down leaves no goroutine and no socket, with links, streams and dials of all kinds open.", 0, false, nothingLeft},
+		{"broadcast-once", "BR4", "A broadcast comes once to every other node, with the name of who sent it.", 0, false, broadcastOnce},
 		{"hammer", "NO11", "All of it works from many goroutines at once.", 0, true, hammer},
 	}
 }

@@ -30,6 +30,7 @@ type participant interface {
 	Dispatch(ctx context.Context, to string, m protocol.Message) (protocol.Message, error)
 	DispatchAll(ctx context.Context, m protocol.Message) map[identity.ID]router.Result
 	Converse(ctx context.Context, to string, first protocol.Message) error
+	Broadcast(ctx context.Context, m protocol.Message) error
 	Dial(ctx context.Context, peer, service string) (net.Conn, error)
 	Listen(service string) (net.Listener, error)
 	Shutdown(ctx context.Context) error

@@ -29,6 +29,7 @@ type nodeFaults struct {
 	dispatch    func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error)
 	dispatchAll func(n *badNode, ctx context.Context, m protocol.Message) map[identity.ID]router.Result
 	converse    func(n *badNode, ctx context.Context, to string, first protocol.Message) error
+	broadcast   func(n *badNode, ctx context.Context, m protocol.Message) error
 	offer       func(n *badNode, service string) (net.Listener, error) // Listen
 	shutdown    func(n *badNode, ctx context.Context) error
 }
@@ -109,6 +110,13 @@ func (n *badNode) Dispatch(ctx context.Context, to string, m protocol.Message) (
 		return n.f.dispatch(n, ctx, to, m)
 	}
 	return n.Node.Dispatch(ctx, to, m)
+}
+
+func (n *badNode) Broadcast(ctx context.Context, m protocol.Message) error {
+	if n.f.broadcast != nil {
+		return n.f.broadcast(n, ctx, m)
+	}
+	return n.Node.Broadcast(ctx, m)
 }
 
 func (n *badNode) DispatchAll(ctx context.Context, m protocol.Message) map[identity.ID]router.Result {

@@ -210,6 +210,9 @@ func stack() []row[nodeFaults] {
 		{"copies at once are told apart", "repeat-waits", Any, nodeFaults{dispatch: renamed}},
 		{"what was forgotten is executed again", "forgotten", Any, nodeFaults{dispatch: renamed}},
 		{"what a former life has executed is executed again", "restarted", Any, nodeFaults{dispatch: renamed}},
+		{"a broadcast comes twice", "broadcast-once", Any, nodeFaults{broadcast: func(n *badNode, ctx context.Context, m protocol.Message) error {
+			return errors.Join(n.Node.Broadcast(ctx, m), n.Node.Broadcast(ctx, m))
+		}}},
 		{"nothing is sent again", "loss-survived", Any, nodeFaults{config: func(c *pheromones.Config, _ <-chan struct{}) { c.RetryFor = -1 }}},
 		{"who sends again cannot be stopped", "loss-cancelled", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
 			reply, err := n.Node.Dispatch(context.WithoutCancel(ctx), to, m)
