@@ -56,6 +56,7 @@ func newConn(raw *tls.Conn, info transport.Info, pool *outq.Pool, cfg *Config, e
 	y := yamux.DefaultConfig()
 	y.AcceptBacklog = backlog + 1 // one beyond our own bound, so that yamux never has to enforce its
 	y.MaxStreamWindowSize = cfg.window()
+	y.ConnectionWriteTimeout = cfg.answerTimeout()
 	y.EnableKeepAlive = false // it would take a goroutine
 	y.StreamCloseTimeout = 0  // a stream may stay half-closed for as long as it likes
 	y.StreamOpenTimeout = 0   // and a peer may take its time to accept
@@ -147,7 +148,7 @@ func (c *conn) admit(ctx context.Context) error {
 	defer c.mu.Unlock()
 	for {
 		switch {
-		case c.over:
+		case c.over, c.Context().Err() != nil:
 			return c.gone()
 		case c.opened < c.limit && c.unacked < backlog:
 			c.opened++

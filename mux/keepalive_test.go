@@ -68,7 +68,7 @@ func newWire(t *testing.T, to string) *wire {
 
 // TestKeepAlive has a connection rest behind a proxy: it is tried again and again, and lost when the proxy falls silent.
 func TestKeepAlive(t *testing.T) {
-	t.Parallel() // a silent peer has ten seconds
+	t.Parallel() // a silent peer has two seconds
 	var ends [2]*mux.Transport
 	for i, keepAlive := range []time.Duration{20 * time.Millisecond, -1} {
 		key, err := identity.Generate()

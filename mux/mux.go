@@ -38,14 +38,16 @@ type Config struct {
 	// Sessions bounds the TLS sessions remembered for resumption, one for each address and peer dialled. Zero means 1024;
 	// negative means none.
 	Sessions int
+	// Resolver looks up the DNS names of addresses that are dialled. Nil means net.DefaultResolver.
+	Resolver *net.Resolver
 	// MaxStreams bounds the streams that a peer may have open on a connection; its OpenStream waits beyond it. Zero or less
 	// means 1024. Together with Window it bounds what a peer can make a connection hold: MaxStreams × Window bytes.
 	MaxStreams int
 	// Window bounds the bytes of one stream that may wait for its reader. It is at least 256 KiB, which is also what zero
 	// or less means, and at most 16 MiB.
 	Window int
-	// KeepAlive is how often an idle connection is tried. A peer that does not answer within 10 s is lost. Zero means 15 s;
-	// negative means never.
+	// KeepAlive is how often an idle connection is tried. A peer that does not answer within twice that is lost, but it has 2 s at
+	// least and 10 s at most. Zero means 15 s; negative means never.
 	KeepAlive time.Duration
 }
 
@@ -57,6 +59,11 @@ func (c *Config) maxStreams() int {
 }
 
 func (c *Config) window() uint32 { return uint32(min(max(c.Window, minWindow), maxWindow)) }
+
+// answerTimeout is for how long a peer may leave a ping unanswered.
+func (c *Config) answerTimeout() time.Duration {
+	return min(max(2*c.keepAlive(), 2*time.Second), 10*time.Second)
+}
 
 func (c *Config) keepAlive() time.Duration {
 	if c.KeepAlive == 0 {
@@ -85,7 +92,7 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 		Wrap: func(raw *tls.Conn, info transport.Info, pool *outq.Pool) tlsnet.Conn {
 			return newConn(raw, info, pool, &choices, func(c *conn) { t.net.Ended(c) })
 		},
-		HandshakeTimeout: cfg.HandshakeTimeout, MaxHandshakes: cfg.MaxHandshakes, Backlog: cfg.Backlog, Sessions: cfg.Sessions,
+		HandshakeTimeout: cfg.HandshakeTimeout, MaxHandshakes: cfg.MaxHandshakes, Backlog: cfg.Backlog, Sessions: cfg.Sessions, Resolver: cfg.Resolver,
 	})
 	if err != nil {
 		return nil, err

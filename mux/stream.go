@@ -142,6 +142,8 @@ func (s *stream) awaitRoom(n int) (int, error) {
 		switch {
 		case s.writeErr != nil:
 			return 0, s.writeErr
+		case s.c.Context().Err() != nil:
+			return 0, s.c.gone() // fail is to come
 		case s.writeBy.Passed():
 			return 0, os.ErrDeadlineExceeded
 		case n == 0:

@@ -45,6 +45,8 @@ type Config struct {
 	// takes and gives such. Packet connections that are no *net.UDPConn, such as those of a simulated network, do without batches,
 	// offload, congestion marks and MTU discovery: they are slower. Default: that of net.ListenConfig.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+	// Resolver looks up the DNS names of addresses that are dialled. Default: net.DefaultResolver.
+	Resolver *net.Resolver
 	// MaxSessions bounds the sessions kept for resumption (RFC 8446 §2.2). Default: 256.
 	MaxSessions int
 }
@@ -73,6 +75,9 @@ func (c *Config) withDefaults() (Config, error) {
 			return Config{}, fmt.Errorf("quic: Config.%s is %v, want zero or more", f.name, *f.v)
 		}
 		*f.v = min(cmp.Or(*f.v, f.def), maxTimeout)
+	}
+	if out.Resolver == nil {
+		out.Resolver = net.DefaultResolver
 	}
 	out.KeepAlive = min(max(0, cmp.Or(out.KeepAlive, 15*time.Second)), maxTimeout)
 	for _, f := range []struct {

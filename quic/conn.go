@@ -51,6 +51,9 @@ func (c *Conn) ended() {
 
 // OpenStream implements [transport.Conn].
 func (c *Conn) OpenStream(ctx context.Context) (transport.Stream, error) {
+	if c.ctx.Err() != nil {
+		return c.stream(ctx, "open stream", nil, context.Cause(c.ctx))
+	}
 	// First without ctx: a stream that may be opened now is had even if ctx has ended.
 	q, err := c.quic.OpenStream()
 	if err != nil {

@@ -48,7 +48,7 @@ func (t *Transport) dial(ctx context.Context, addr transport.Addr) (*Conn, error
 	defer end()
 	ctx, cancel := context.WithTimeoutCause(ctx, t.conf.HandshakeTimeout, silence{t.conf.HandshakeTimeout})
 	defer cancel()
-	targets, err := resolve(ctx, addr)
+	targets, err := t.resolve(ctx, addr)
 	err = transport.PhaseResolve.In(err)
 	if err == nil && len(targets) == 1 {
 		var c *Conn

@@ -17,24 +17,26 @@ type Listener struct {
 	t       *Transport
 	socket  *socket
 	quic    *quicgo.Listener
-	queue   chan *Conn    // sent to by run only, never closed
+	queue   chan *Conn    // sent to by take only, never closed
 	closing chan struct{} // closed by the first Close
 	done    chan struct{} // closed when run has ended and nothing of the listener is left
 	once    sync.Once
 }
 
-// run moves connections from quic-go's queue, which is short, to ours, until the listener or the socket is closed.
+// acceptors is how many goroutines move connections from quic-go's queue, which holds 32 and refuses more, to ours: while one of
+// them waits for a busy processor, another may have it.
+const acceptors = 4
+
+// run has connections moved from quic-go's queue to ours, until the listener or the socket is closed.
 func (l *Listener) run() {
 	defer l.t.wg.Done()
 	defer close(l.done)
-	for {
-		q, err := l.quic.Accept(context.Background())
-		if err != nil {
-			break
-		}
-		l.t.gate.done(q)
-		l.add(q)
+	var wg sync.WaitGroup
+	for range acceptors - 1 {
+		wg.Go(l.take)
 	}
+	l.take()
+	wg.Wait()
 	// Whoever reads from the queue now takes what there is; the rest is refused.
 	l.once.Do(func() { close(l.closing) })
 	for {
@@ -47,6 +49,18 @@ func (l *Listener) run() {
 		break
 	}
 	l.t.release(l.socket, l)
+}
+
+// take moves connections until the listener or the socket is closed.
+func (l *Listener) take() {
+	for {
+		q, err := l.quic.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		l.t.gate.done(q)
+		l.add(q)
+	}
 }
 
 func (l *Listener) add(q *quicgo.Conn) {

@@ -248,6 +248,9 @@ func (c *Conn) Flip() error {
 	case r.moving <- struct{}{}:
 		defer func() { <-r.moving }()
 	default:
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
+		}
 		return errMoving
 	}
 	if c.ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -47,6 +48,9 @@ func (s *Stream) Write(p []byte) (int, error) {
 	defer s.writing.Unlock()
 	if err := s.ended(&s.writeEnd); err != nil {
 		return 0, err
+	}
+	if s.conn.ctx.Err() != nil {
+		return 0, context.Cause(s.conn.ctx) // quic-go may not have come to this stream yet
 	}
 	n, err := s.quic.Write(p)
 	return n, s.settle(&s.writeEnd, err)

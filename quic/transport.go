@@ -143,7 +143,7 @@ func (t *Transport) listen(ctx context.Context, addr transport.Addr) (*Listener,
 		return nil, err
 	}
 	defer end()
-	locals, err := resolve(ctx, addr)
+	locals, err := t.resolve(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +303,7 @@ func (t *Transport) Close() error {
 }
 
 // resolve returns the addresses that addr stands for, at least one.
-func resolve(ctx context.Context, addr transport.Addr) ([]netip.AddrPort, error) {
+func (t *Transport) resolve(ctx context.Context, addr transport.Addr) ([]netip.AddrPort, error) {
 	if addr.Scheme != scheme {
 		return nil, fmt.Errorf("%w of this transport: the scheme is %q, want %q", transport.ErrBadAddr, addr.Scheme, scheme)
 	}
@@ -321,7 +321,7 @@ func resolve(ctx context.Context, addr transport.Addr) ([]netip.AddrPort, error)
 	if host == "" {
 		return nil, fmt.Errorf("%w: it has no host", transport.ErrBadAddr)
 	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ips, err := t.conf.Resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctxError(ctx)

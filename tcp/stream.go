@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"context"
 	"net"
 	"os"
 	"sync"
@@ -107,6 +108,8 @@ func (s *stream) await(ready func() bool) error {
 		switch {
 		case s.writeErr != nil:
 			return s.writeErr
+		case s.conn.Context().Err() != nil:
+			return context.Cause(s.conn.Context()) // fail is to come
 		case s.writeBy.Passed():
 			return os.ErrDeadlineExceeded
 		case ready():

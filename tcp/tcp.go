@@ -11,6 +11,7 @@ package tcp
 import (
 	"context"
 	"crypto/tls"
+	"net"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/identity"
@@ -37,6 +38,8 @@ type Config struct {
 	// Sessions bounds the TLS sessions remembered for resumption, one for each address and peer dialled. Zero means 1024;
 	// negative means none, so that every dial pays for a full handshake.
 	Sessions int
+	// Resolver looks up the DNS names of addresses that are dialled. Nil means net.DefaultResolver.
+	Resolver *net.Resolver
 }
 
 // Transport is the [transport.Transport] of short connections. It is safe for concurrent use.
@@ -54,7 +57,7 @@ func New(key identity.Key, cfg *Config) (*Transport, error) {
 		Wrap: func(raw *tls.Conn, info transport.Info, pool *outq.Pool) tlsnet.Conn {
 			return newConn(raw, info, pool, func(c *conn) { t.net.Ended(c) })
 		},
-		HandshakeTimeout: cfg.HandshakeTimeout, MaxHandshakes: cfg.MaxHandshakes, Backlog: cfg.Backlog, Sessions: cfg.Sessions,
+		HandshakeTimeout: cfg.HandshakeTimeout, MaxHandshakes: cfg.MaxHandshakes, Backlog: cfg.Backlog, Sessions: cfg.Sessions, Resolver: cfg.Resolver,
 	})
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ const (
 	CodeNone           Code = 0  // nothing is wrong
 	CodeInternal       Code = 1  // a fault on the side that closes
 	CodeProtocol       Code = 2  // the other side broke the protocol
-	CodeRefused        Code = 3  // this side does not want the connection or stream
+	CodeRefused        Code = 3  // this side does not want the connection or stream, and has acted on nothing that came by it
 	CodeCancelled      Code = 4  // whoever wanted the result has gone
 	CodeLimit          Code = 5  // a limit of this side was exceeded
 	CodeShutdown       Code = 6  // this side is going away

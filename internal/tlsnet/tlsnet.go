@@ -28,6 +28,7 @@ type Config struct {
 	MaxHandshakes    int           // under way at once at a listener; 0 means 256
 	Backlog          int           // connections that wait to be accepted; 0 means 128
 	Sessions         int           // TLS sessions remembered for resumption; 0 means 1024, negative none
+	Resolver         *net.Resolver // of names; nil means net.DefaultResolver
 }
 
 func (c *Config) handshakeTimeout() time.Duration {
@@ -230,7 +231,7 @@ func (t *Transport) connectAs(ctx context.Context, addr transport.Addr, s tls.Cl
 			return verify(state)
 		}
 	}
-	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	dialer := net.Dialer{KeepAliveConfig: keepAlive, Resolver: t.cfg.Resolver}
 	tcp, err := dialer.DialContext(ctx, "tcp", addr.HostPort)
 	if by, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(by) {
 		return nil, transport.PhaseConnect.In(context.DeadlineExceeded) // the network's clock was a moment ahead of the context's

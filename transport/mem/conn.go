@@ -128,7 +128,7 @@ func (c *conn) CloseWithError(code transport.Code, reason string) error {
 	c.peer.cancel(&transport.CloseError{Code: code, Reason: reason, Remote: true})
 	c.link.mu.Unlock()
 	for s := range streams {
-		s.breakBoth(context.Cause(s.conn.ctx), context.Cause(s.conn.peer.ctx))
+		s.connEnded()
 	}
 	c.transport.remove(c)
 	c.peer.transport.remove(c.peer)
@@ -177,6 +177,14 @@ func (s *stream) accept() *stream {
 	return s
 }
 
+// connEnded ends the stream because its connection has ended.
+func (s *stream) connEnded() {
+	s.conn.link.mu.Lock() // both sides have their cause, or neither
+	here, there := context.Cause(s.conn.ctx), context.Cause(s.conn.peer.ctx)
+	s.conn.link.mu.Unlock()
+	s.breakBoth(here, there)
+}
+
 // breakBoth ends both directions at once, with an error for this end and one for the other.
 func (s *stream) breakBoth(here, there error) {
 	s.in.Break(here, there)
@@ -187,7 +195,12 @@ func (s *stream) breakBoth(here, there error) {
 func (s *stream) Read(b []byte) (int, error) { return s.in.Read(b) }
 
 // Write implements [net.Conn].
-func (s *stream) Write(b []byte) (int, error) { return s.out.Write(b) }
+func (s *stream) Write(b []byte) (int, error) {
+	if s.conn.ctx.Err() != nil {
+		s.connEnded() // CloseWithError may not have come to this stream yet
+	}
+	return s.out.Write(b)
+}
 
 // CloseWrite implements [transport.Stream].
 func (s *stream) CloseWrite() error {
