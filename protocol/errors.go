@@ -131,7 +131,7 @@ func (e *ExchangeError) Error() string {
 func (e *ExchangeError) Unwrap() error { return e.Err }
 
 // NotExecuted reports whether err, which [Exchange] returned, proves that the peer did not execute the request: nothing
-// of it was sent, the peer refused the stream before anybody read it, or it answered with a code that says so. If it
+// of it was sent, the peer refused the stream or the connection before anybody read it, or it answered with a code that says so. If it
 // reports false the request may have been executed or not, and sending it again is safe only with the same ID, or if
 // executing it twice does no harm.
 func NotExecuted(err error) bool {
@@ -147,8 +147,11 @@ func NotExecuted(err error) bool {
 		return true
 	}
 	var reset *transport.ResetError
-	return errors.As(err, &reset) && reset.Remote &&
-		(reset.Code == transport.CodeRefused || reset.Code == transport.CodeUnknownService)
+	if errors.As(err, &reset) {
+		return reset.Remote && (reset.Code == transport.CodeRefused || reset.Code == transport.CodeUnknownService)
+	}
+	var closed *transport.CloseError
+	return errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRefused
 }
 
 // answerTo turns a handler's error into what the peer is told.

@@ -211,6 +211,9 @@ func TestExchangeWithoutAnswer(t *testing.T) {
 		{"closes the link", func(t *testing.T, l *link, s transport.Stream) {
 			l.theirs.CloseWithError(transport.CodeShutdown, "bye")
 		}, transport.CodeShutdown, false},
+		{"refuses the link", func(t *testing.T, l *link, s transport.Stream) {
+			l.theirs.CloseWithError(transport.CodeRefused, "no room")
+		}, transport.CodeRefused, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := newLink(t)
@@ -298,7 +301,7 @@ func TestReplyTooLarge(t *testing.T) {
 
 func TestNotExecutedOfOthers(t *testing.T) {
 	for _, err := range []error{nil, io.EOF, context.Canceled, &transport.ResetError{Code: transport.CodeRefused}, &transport.LostError{}, protocol.CodeRefused,
-		&transport.CloseError{Code: transport.CodeRefused, Remote: true}} {
+		&transport.CloseError{Code: transport.CodeRefused}, &transport.CloseError{Code: transport.CodeShutdown, Remote: true}} {
 		if protocol.NotExecuted(err) {
 			t.Errorf("NotExecuted(%v) = true", err)
 		}

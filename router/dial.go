@@ -367,7 +367,11 @@ func (r *Router) dial(ctx context.Context, d *dialing, addrs []transport.Addr) {
 	}
 }
 
-// race dials addresses one after the other, each when the one before has failed or has taken Config.RaceDelay, and returns
+// otherTransport is for how long an address has the network to itself before one of another transport is tried beside it, unless
+// the peer was ever reached by its own: UDP may be blocked, and then nothing says so.
+const otherTransport = 25 * time.Millisecond
+
+// race dials addresses one after the other, each when the one before has failed or has taken Config.RaceDelay (or otherTransport), and returns
 // the first connection. The others are given up. Addresses of transports that are Indirect are dialled in the same way beside the others.
 func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Addr) (transport.Conn, error) {
 	type result struct {
@@ -387,11 +391,19 @@ func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Add
 			lanes[0] = append(lanes[0], a)
 		}
 	}
+	var last [2]transport.Addr
+	delay := func(lane int) time.Duration {
+		if rest := lanes[lane]; len(rest) > 0 && rest[0].Scheme != last[lane].Scheme && !r.worked(id, last[lane].Scheme) {
+			return min(otherTransport, r.cfg.raceDelay())
+		}
+		return r.cfg.raceDelay()
+	}
 	next := func(lane int) {
 		if len(lanes[lane]) == 0 {
 			return
 		}
 		a := lanes[lane][0]
+		last[lane] = a
 		lanes[lane] = lanes[lane][1:]
 		running++
 		go func() {
@@ -413,17 +425,17 @@ func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Add
 	var timers [2]*time.Timer
 	for lane := range lanes {
 		next(lane)
-		timers[lane] = time.NewTimer(r.cfg.raceDelay())
+		timers[lane] = time.NewTimer(delay(lane))
 		defer timers[lane].Stop()
 	}
 	for running > 0 {
 		select {
 		case <-timers[0].C:
 			next(0)
-			timers[0].Reset(r.cfg.raceDelay())
+			timers[0].Reset(delay(0))
 		case <-timers[1].C:
 			next(1)
-			timers[1].Reset(r.cfg.raceDelay())
+			timers[1].Reset(delay(1))
 		case res := <-results:
 			running--
 			if res.Err == nil {
@@ -433,12 +445,28 @@ func (r *Router) race(ctx context.Context, id identity.ID, addrs []transport.Add
 			if ctx.Err() == nil {
 				r.note(id, res.Addr, false)
 				next(res.lane)
-				timers[res.lane].Reset(r.cfg.raceDelay())
+				timers[res.lane].Reset(delay(res.lane))
 			}
 			failed.Attempts = append(failed.Attempts, res.Attempt)
 		}
 	}
 	return nil, failed
+}
+
+// worked reports whether a peer was ever reached by a transport.
+func (r *Router) worked(id identity.ID, scheme string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rt := r.routes[id]
+	if rt == nil {
+		return false
+	}
+	for a, s := range rt.seen {
+		if a.Scheme == scheme && !s.worked.IsZero() {
+			return true
+		}
+	}
+	return false
 }
 
 // attempt dials one address.

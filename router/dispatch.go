@@ -1,9 +1,11 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -110,7 +112,8 @@ func (r *Router) converseBy(ctx context.Context, id identity.ID, s transport.Str
 
 // Add reaches whoever is at addr (that must be addr.Peer, if it is set), greets it and remembers it. h is the handler of the
 // conversation, which must know the greeting. It returns the peer's ID, also with an error if it came that far. ctx bounds
-// all of it.
+// all of it. When the peer turns the connection away, having more newcomers than it can take at the moment, or it ends under the
+// greeting, all is begun anew, up to three times: a greeting said twice does no harm.
 func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handler) (identity.ID, error) {
 	t := r.transports[addr.Scheme]
 	switch {
@@ -128,27 +131,46 @@ func (r *Router) Add(ctx context.Context, addr transport.Addr, h protocol.Handle
 	if err != nil {
 		return addr.Peer, err
 	}
+	for try := 1; ; try++ {
+		id, again, err := r.add(ctx, t, addr, first, h)
+		if err == nil {
+			addr.Peer = id
+			return id, r.Introduce(addr)
+		}
+		if try == greetTries || !again || !r.pause(ctx, id, rand.N(greetPause<<try)) {
+			return id, err
+		}
+	}
+}
+
+// add is one try of Add. It reports whether another may fare better.
+func (r *Router) add(ctx context.Context, t transport.Transport, addr transport.Addr, first protocol.Message, h protocol.Handler) (id identity.ID, again bool, err error) {
 	began := time.Now()
 	c, err := r.attempt(ctx, addr)
 	if err != nil {
-		return addr.Peer, err
+		return addr.Peer, turnedAway(err), err
 	}
-	id := c.Info().RemotePeer
-	addr.Peer = id
-	if id == r.self {
+	addr.Peer = c.Info().RemotePeer
+	if addr.Peer == r.self {
 		c.CloseWithError(transport.CodeRefused, "the peer is this node itself")
-		return id, fmt.Errorf("router: add %s: %w", addr, ErrSelf)
+		return addr.Peer, false, fmt.Errorf("router: add %s: %w", addr, ErrSelf)
 	}
 	if t.Traits().OneStream {
-		err = r.greetBy(ctx, t, c, addr, first, h)
+		err = r.greetBy(ctx, t, c, addr, first, h) // whose requests are sent again as any
 	} else {
 		err = r.greet(ctx, c, began, first, h)
+		again = r.lossy(err) && !saidGoodbye(err)
 	}
 	if err != nil {
-		return id, fmt.Errorf("router: greet %s: %w", addr, err)
+		err = fmt.Errorf("router: greet %s: %w", addr, err)
 	}
-	return id, r.Introduce(addr)
+	return addr.Peer, again, err
 }
+
+const (
+	greetTries = 4
+	greetPause = 50 * time.Millisecond // doubled before each further try, and shortened at random
+)
 
 // greet holds the greeting over a long connection, which becomes a link: the one in use, if the two nodes agree. It returns
 // when that is known, so that a peer that has restarted is not looked for on a link to its former life.
@@ -160,9 +182,11 @@ func (r *Router) greet(ctx context.Context, c transport.Conn, began time.Time, f
 	id := c.Info().RemotePeer
 	s, err := l.open(ctx)
 	if errors.Is(err, errDraining) { // the peer has dialled at the same time, and its link has won
-		s, _, err = r.Open(ctx, id)
-	}
-	if err != nil {
+		var failed error
+		if s, _, failed = r.Open(ctx, id); failed != nil {
+			return fmt.Errorf("%w; then %w", cmp.Or(context.Cause(c.Context()), err), failed)
+		}
+	} else if err != nil {
 		return err
 	}
 	if err := protocol.Converse(ctx, s, id, first, h, r.cfg.Protocol); err != nil {
@@ -183,18 +207,21 @@ const settleTimeout = 2 * time.Second
 
 // greetBy holds the greeting over connections of one stream, of which c is the first.
 func (r *Router) greetBy(ctx context.Context, t transport.Transport, c transport.Conn, addr transport.Addr, first protocol.Message, h protocol.Handler) error {
-	s, err := openSingle(ctx, c)
-	if err != nil {
-		return err
-	}
 	open := func(ctx context.Context) (transport.Stream, error) {
-		c, err := r.attempt(ctx, addr)
-		if err != nil {
-			return nil, err
+		next := c
+		if c = nil; next == nil {
+			var err error
+			if next, err = r.attempt(ctx, addr); err != nil {
+				return nil, err
+			}
 		}
-		return openSingle(ctx, c)
+		return openSingle(ctx, next)
 	}
-	return r.converseBy(ctx, addr.Peer, s, open, first, h)
+	err := r.converseBy(ctx, addr.Peer, nil, open, first, h)
+	if c != nil {
+		c.CloseWithError(transport.CodeCancelled, "")
+	}
+	return err
 }
 
 // Reach makes sure that there is a way to whoever is at addr, without greeting, and returns the peer's ID. It dials, and makes a

@@ -135,6 +135,10 @@ func (r *Router) attachLocked(c transport.Conn, began time.Time) (*link, error) 
 		r.closeLink(old, transport.CodeSuperseded, "there are too many newer connections")
 	}
 	rt.links = append(rt.links, l)
+	if rt.next != nil {
+		close(rt.next)
+		rt.next = nil
+	}
 	r.links++
 	reason := "the peer dialled"
 	if l.dialed {

@@ -20,7 +20,8 @@ import (
 const (
 	// retryFirst and retryMost bound the pause before a request is sent again. It doubles, and up to a half of it is random. After a
 	// copy that went out and was lost it is at most retryLost: there are ways to the peer, and the longer a request takes the
-	// more likely has the peer forgotten that it was executed.
+	// more likely has the peer forgotten that it was executed. A new link ends it at once, or links that do not last long might
+	// come and go during one pause after the other.
 	retryFirst = 10 * time.Millisecond
 	retryLost  = 250 * time.Millisecond
 	retryMost  = time.Second
@@ -88,7 +89,7 @@ func (r *Router) request(ctx context.Context, id identity.ID, m protocol.Message
 			}
 			return protocol.Message{}, q.failed(lost, dial, fmt.Errorf("given up after %v", time.Since(since).Round(time.Millisecond)))
 		}
-		if !r.pause(ctx, wait-time.Duration(rand.Int64N(int64(wait)/2))) {
+		if !r.pause(ctx, id, wait-time.Duration(rand.Int64N(int64(wait)/2))) {
 			if lost == nil {
 				return protocol.Message{}, dial
 			}
@@ -119,17 +120,33 @@ func (r *Router) try(ctx context.Context, q *request, open func(context.Context)
 	return answer, true, err
 }
 
-// pause waits. It reports false if ctx or the router has ended.
-func (r *Router) pause(ctx context.Context, d time.Duration) bool {
+// pause waits for the time d, or until a link with the peer comes up. It reports false if ctx or the router has ended.
+func (r *Router) pause(ctx context.Context, id identity.ID, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return ctx.Err() == nil
+	case <-r.nextLink(id):
+		return ctx.Err() == nil
 	case <-ctx.Done():
 	case <-r.ctx.Done():
 	}
 	return false
+}
+
+// nextLink returns a channel that is closed when another link with the peer comes up; nil if nothing is known of the peer.
+func (r *Router) nextLink(id identity.ID) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rt := r.routes[id]
+	if rt == nil {
+		return nil
+	}
+	if rt.next == nil {
+		rt.next = make(chan struct{})
+	}
+	return rt.next
 }
 
 // outcome is what Dispatch returns of an answer.
@@ -194,11 +211,17 @@ func saidGoodbye(lost error) bool {
 	return errors.As(lost, &closed) && closed.Remote && closed.Code == transport.CodeShutdown
 }
 
+// turnedAway reports whether the peer has refused a connection, which it may have room for later.
+func turnedAway(err error) bool {
+	var closed *transport.CloseError
+	return errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRefused
+}
+
 // cut reports whether a dial failed in the middle, so that another may succeed: nothing was sent yet.
 func (r *Router) cut(q *request, err error) bool {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, transport.ErrLost), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errDraining),
+	case turnedAway(err), errors.Is(err, transport.ErrLost), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errDraining),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return true
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
@@ -239,8 +262,8 @@ func (r *Router) exchange(q *request, do func(protocol.Frame) (protocol.Frame, e
 		return answer, nil
 	}
 	var failed *protocol.ExchangeError
-	if errors.As(err, &failed) && !failed.Sent {
-		q.copies--
+	if errors.As(err, &failed) && protocol.NotExecuted(failed) {
+		q.copies-- // as if it had not gone out
 	}
 	return answer, err
 }

@@ -46,10 +46,11 @@ type route struct {
 
 	kept       bool // the keeper dials
 	links      []*link
-	tie        tiebreak  // between them
-	generation uint32    // of the tie-break, as it was last seen
-	proven     time.Time // when it was first seen
-	dialing    *dialing  // the one dial under way for a long connection
+	next       chan struct{} // closed when another link comes up; nil if nobody waits for that
+	tie        tiebreak      // between them
+	generation uint32        // of the tie-break, as it was last seen
+	proven     time.Time     // when it was first seen
+	dialing    *dialing      // the one dial under way for a long connection
 }
 
 // failures is how often an address has failed in a row, and when it did last.
