@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -17,6 +18,7 @@ import (
 	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/protocol"
 	"github.com/Blockchain-CN/pheromones/router"
+	"github.com/Blockchain-CN/pheromones/transport"
 )
 
 var rounds = flag.Int("rounds", 60, "how many `rounds` the tests of links go")
@@ -285,4 +287,66 @@ func TestOneAddressIsEnough(t *testing.T) {
 			wg.Wait()
 		})
 	}
+}
+
+// crowded is a transport whose listeners turn away the first connections that they accept.
+type crowded struct {
+	transport.Transport
+	away *atomic.Int32 // how many more
+}
+
+func (c crowded) Listen(ctx context.Context, addr transport.Addr) (transport.Listener, error) {
+	l, err := c.Transport.Listen(ctx, addr)
+	return crowdedListener{l, c.away}, err
+}
+
+type crowdedListener struct {
+	transport.Listener
+	away *atomic.Int32
+}
+
+func (l crowdedListener) Accept(ctx context.Context) (transport.Conn, error) {
+	for {
+		c, err := l.Listener.Accept(ctx)
+		if err != nil || l.away.Add(-1) < 0 {
+			return c, err
+		}
+		c.CloseWithError(transport.CodeRefused, "too many newcomers")
+	}
+}
+
+// A node that adds one which has no room for newcomers at that moment asks again, a few times.
+func TestAddCrowded(t *testing.T) {
+	eachTransport(t, func(t *testing.T, scheme string) {
+		key, err := identity.Generate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		away := new(atomic.Int32)
+		b, err := pheromones.New(pheromones.Config{Transports: []transport.Transport{crowded{newTransport(t, scheme, key), away}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if err := b.Start(t.Context(), scheme+"://127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+
+		away.Store(3)
+		a := newNode(t, "a", nil, scheme)
+		if id, err := a.Add(t.Context(), addrOf(b)); err != nil || id != b.ID() {
+			t.Errorf("turned away three times: %v, %v", id, err)
+		}
+		away.Store(1 << 20)
+		c := newNode(t, "c", nil, scheme)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		var closed *transport.CloseError
+		if _, err := c.Add(ctx, addrOf(b)); !errors.As(err, &closed) || closed.Code != transport.CodeRefused || !closed.Remote {
+			t.Errorf("always turned away: %v, want the peer's refusal", err)
+		}
+		if n := 1<<20 - away.Load(); n > 40 {
+			t.Errorf("%d connections to a peer that turns all of them away, want few", n)
+		}
+	})
 }

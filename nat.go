@@ -26,6 +26,7 @@ type outside struct {
 	listener packetListener
 	local    netip.AddrPort
 	prober   *stun.Prober
+	mapped   func() netip.AddrPort // from where a router forwards to the port
 
 	mu      sync.Mutex
 	servers []netip.AddrPort // whom we asked, the latest first
@@ -51,7 +52,7 @@ func (n *Node) servePackets(l transport.Listener) (stop func()) {
 	if err != nil {
 		return func() {}
 	}
-	o := &outside{listener: pl, local: local, prober: stun.NewProber(pl, nil), punches: make(map[punch.Session]*punching)}
+	o := &outside{listener: pl, local: local, prober: stun.NewProber(pl, nil), mapped: func() netip.AddrPort { return n.mappedAt(l) }, punches: make(map[punch.Session]*punching)}
 	n.outside = append(n.outside, o)
 	ctx, cancel := context.WithCancel(n.ctx)
 	var loop sync.WaitGroup

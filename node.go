@@ -100,6 +100,7 @@ type Node struct {
 	stun     *stun.Responder
 	relay    *relay.Endpoint
 	joining  *joining
+	port     *port
 
 	tunnelled tunnelled
 
@@ -125,7 +126,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, closed: make(chan struct{}), idle: make(chan struct{}),
 		services: make(map[string]*serviceListener), mapped: make(map[transport.Listener]netip.AddrPort),
-		punched: make(map[transport.Conn]struct{}), stun: newResponder(cfg),
+		punched: make(map[transport.Conn]struct{}), stun: newResponder(cfg), port: newPort(),
 		protocol: protocol.Config{Name: cfg.Name, Limit: cfg.Limit, Logger: cfg.Logger},
 	}
 	if n.log == nil {
@@ -378,6 +379,14 @@ func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
 	return id, err
 }
 
+// foundAnew reports whether a peer of which no known address led anywhere, so that nothing was sent, was found by way of the nodes
+// that were joined.
+func (n *Node) foundAnew(ctx context.Context, id identity.ID, err error) bool {
+	var dial *router.DialError
+	var sent *protocol.ExchangeError
+	return len(n.cfg.Join) > 0 && ctx.Err() == nil && errors.As(err, &dial) && !errors.As(err, &sent) && n.find(ctx, id) == nil
+}
+
 // Dispatch sends m to a peer and returns its reply, which is none ([protocol.Message.IsNone]) if the peer had nothing to say.
 // to is an ID, a name that one known peer bears, or an address, whose peer is reached without a greeting. It returns when the
 // reply is there, when it is certain that none will come, or when ctx ends.
@@ -400,13 +409,16 @@ func (n *Node) resolve(ctx context.Context, to string) (identity.ID, error) {
 // [*protocol.RemoteError] if the peer refused or failed, or a [*protocol.ExchangeError].
 func (n *Node) Dispatch(ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
 	id, err := n.resolve(ctx, to)
+	var reply protocol.Message
 	if err == nil {
-		m, err = n.router.Dispatch(ctx, id, m)
+		if reply, err = n.router.Dispatch(ctx, id, m); n.foundAnew(ctx, id, err) {
+			reply, err = n.router.Dispatch(ctx, id, m)
+		}
 	}
 	if err != nil {
 		return protocol.Message{}, fmt.Errorf("pheromones: dispatch to %s: %w", to, n.closedError(err))
 	}
-	return m, nil
+	return reply, nil
 }
 
 // DispatchAll sends m to every known peer and returns what each made of it, by ID. Peers are talked to side by side, so that a
@@ -421,7 +433,9 @@ func (n *Node) DispatchAll(ctx context.Context, m protocol.Message) map[identity
 func (n *Node) Converse(ctx context.Context, to string, first protocol.Message) error {
 	id, err := n.resolve(ctx, to)
 	if err == nil {
-		err = n.router.Converse(ctx, id, first, n.handler)
+		if err = n.router.Converse(ctx, id, first, n.handler); n.foundAnew(ctx, id, err) {
+			err = n.router.Converse(ctx, id, first, n.handler)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("pheromones: converse with %s: %w", to, n.closedError(err))

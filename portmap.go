@@ -53,6 +53,13 @@ func (n *Node) mapPort(l transport.Listener) (stop func()) {
 	}
 }
 
+// mappedAt returns the address from which a router forwards to a listener's port; it is not valid if none does.
+func (n *Node) mappedAt(l transport.Listener) netip.AddrPort {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mapped[l]
+}
+
 // mappings returns the outside addresses of the node's ports, with mu held.
 func (n *Node) mappings() (addrs []transport.Addr) {
 	for _, l := range n.bound {

@@ -47,6 +47,10 @@ func (n *Node) serve(ctx context.Context, c transport.Conn, s transport.Stream) 
 		n.servePunch(ctx, c, s)
 		return
 	}
+	if service == punch.PortService {
+		n.servePort(ctx, c, s)
+		return
+	}
 	if service == protocol.MessageService || service == protocol.PipelineService {
 		if !n.enter() {
 			s.Reset(transport.CodeShutdown)
@@ -126,7 +130,7 @@ func (n *Node) Listen(service string) (net.Listener, error) {
 	switch {
 	case n.closing:
 		return nil, ErrClosed
-	case service == protocol.MessageService || service == protocol.PipelineService || service == router.LinkService || service == relay.Service || service == punch.Service || n.services[service] != nil:
+	case service == protocol.MessageService || service == protocol.PipelineService || service == router.LinkService || service == relay.Service || service == punch.Service || service == punch.PortService || n.services[service] != nil:
 		return nil, fmt.Errorf("%w: %q", ErrServiceInUse, service)
 	}
 	l := &serviceListener{n: n, addr: ServiceAddr{n.ID(), service}, conns: make(chan net.Conn, serviceBacklog), closed: make(chan struct{})}
@@ -225,6 +229,9 @@ func (n *Node) dial(ctx context.Context, peer, service string) (net.Conn, error)
 		return nil, err
 	}
 	s, _, err := n.router.Open(ctx, id)
+	if n.foundAnew(ctx, id, err) {
+		s, _, err = n.router.Open(ctx, id)
+	}
 	if err != nil {
 		return nil, err
 	}

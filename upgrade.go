@@ -103,8 +103,24 @@ func (l lane) relayed() bool { return l.addr.Scheme == relay.Scheme }
 // attached is called when a link has come up.
 func (n *Node) attached(ctx context.Context, c transport.Conn) {
 	info := c.Info()
+	if !info.Dialer {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.Context(), cancel)()
+	var meeting sync.WaitGroup
+	defer meeting.Wait()
+	if l := n.portDialer(); l != nil && n.cfg.Path == PathRelayAllowed {
+		switch {
+		case relayed(c):
+			meeting.Go(func() { n.meet(ctx, c, l) })
+		case n.joining.joined(info.RemotePeer) && n.cfg.Relay == nil:
+			meeting.Go(func() { n.glimpse(ctx, l) }) // for when somebody is to be met
+		}
+	}
 	m, ok := c.(migrating)
-	if !ok || !info.Dialer {
+	if !ok {
 		return
 	}
 	o := n.portOf(info.LocalAddr)
@@ -125,9 +141,6 @@ func (n *Node) attached(ctx context.Context, c transport.Conn) {
 	if n.cfg.Path != PathRelayAllowed {
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(c.Context(), cancel)()
 	u := &upgrade{
 		n: n, c: m, o: o, first: first, cur: lane{addr: info.RemoteAddr, began: true}, shown: info.RemoteAddr, inbox: make(chan punch.Message, 8),
 	}

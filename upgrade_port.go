@@ -82,14 +82,17 @@ func (o *outside) see(v view) {
 	o.views = o.views[:min(len(o.views), maxSeen)]
 }
 
-// look says at which addresses a peer may reach the port: as others see it, so many, and then those of the interfaces; and how the
-// NAT before it maps.
+// look says at which addresses a peer may reach the port: as others see it, so many, and then from where a router forwards to it, and
+// those of the interfaces; and how the NAT before it maps.
 func (o *outside) look() (addrs []netip.AddrPort, seen int, mapping punch.Mapping) {
 	var own []netip.AddrPort
 	for _, a := range advertised([]transport.Listener{o.listener}) {
 		if at, err := netip.ParseAddrPort(a.HostPort); err == nil {
 			own = append(own, at)
 		}
+	}
+	if mapped := o.mapped(); mapped.IsValid() {
+		own = append([]netip.AddrPort{mapped}, own...)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

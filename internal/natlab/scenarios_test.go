@@ -37,11 +37,6 @@ func theory(a, b string) string {
 	return direct
 }
 
-// missing reports whether nodes do less yet than theory allows: they do not move from a relay to TCP.
-func missing(p pair) bool {
-	return p.want == direct && strings.Contains(p.name, "UDP blocked")
-}
-
 // pair is one scenario.
 type pair struct {
 	name  string
@@ -135,7 +130,7 @@ func TestScenarios(t *testing.T) {
 		var first, later []time.Duration
 		for range *runs {
 			wait := patience
-			if p.want == sprayed && !missing(p) {
+			if p.want == sprayed {
 				wait = time.Duration(*slack * float64(aimSprayed))
 			}
 			a, b := p.hosts(w)
@@ -150,10 +145,7 @@ func TestScenarios(t *testing.T) {
 				later = append(later, o.direct)
 			}
 			want := p.want
-			switch {
-			case missing(p):
-				want = relayed
-			case want == sprayed:
+			if want == sprayed {
 				want = direct
 			}
 			if o.path() != want {

@@ -13,6 +13,9 @@ import (
 // Service is the name of the service by whose streams peers exchange [Message]s.
 const Service = "pheromones.punch"
 
+// PortService is the name of the service by whose streams peers that are to dial each other's ports exchange [Message]s (PA9, PA10).
+const PortService = "pheromones.port"
+
 // Type says what a [Message] is.
 type Type byte
 
