@@ -131,6 +131,8 @@ func dialByName(e *env) {
 	addr := ln.Addr()
 	addr.HostPort = "localhost:" + port
 	e.exchange(e.stream(e.connectAt(other, ln, addr)))
+	addr.Peer = e.key().ID()
+	e.wantWrongPeer(other, addr, n.id)
 }
 
 func contains(list []string, s string) bool {

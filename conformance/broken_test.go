@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -26,10 +27,13 @@ import (
 func sound(a broken.Ability) Transport {
 	h := Transport{patience: 1500 * time.Millisecond * slowdown, Watchdog: 2 * time.Second}
 	switch a {
-	case broken.OverTCP, broken.OneStream:
+	case broken.OverTCP, broken.OneStream, broken.FromPort:
 		h.New = func(key identity.Key) (transport.Transport, error) { return tcp.New(key, nil) }
+		h.Names = func(key identity.Key, names *net.Resolver) (transport.Transport, error) {
+			return tcp.New(key, &tcp.Config{Resolver: names})
+		}
 		h.Listen.Scheme, h.Network, h.Refuses, h.ALPN = tcp.Scheme, "tcp", true, "pheromones-short/1"
-	case broken.OverUDP, broken.Datagrams:
+	case broken.OverUDP, broken.Datagrams, broken.Paths:
 		h.New = func(key identity.Key) (transport.Transport, error) {
 			return quic.New(key, &quic.Config{IdleTimeout: time.Second})
 		}
@@ -55,6 +59,15 @@ func breakBy(b *broken.Breakage) (Transport, func()) {
 			return nil, err
 		}
 		return breaker.Break(t), nil
+	}
+	if named := h.Names; named != nil {
+		h.Names = func(key identity.Key, names *net.Resolver) (transport.Transport, error) {
+			t, err := named(key, names)
+			if err != nil {
+				return nil, err
+			}
+			return breaker.BreakNamed(t, names), nil
+		}
 	}
 	h.node = func(cfg pheromones.Config) (participant, error) { return breaker.Node(cfg) }
 	if b.Rule == "strangers-shed" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,9 @@ type Transport struct {
 	// unknown or never: whether silence ends a connection is not checked then.
 	IdleTimeout time.Duration
 
+	// Names makes a transport as New does that looks up DNS names by the given resolver. Nil means that there is no way to: what
+	// names with several addresses come to is not checked then.
+	Names func(key identity.Key, names *net.Resolver) (transport.Transport, error)
 	// ALPN is the application protocol (RFC 7301) of a transport that speaks TLS over TCP, as SPEC.md's section "tls" has it.
 	// Empty means that it does not, or that strangers who speak TLS are not to be tried.
 	ALPN string
@@ -214,6 +218,7 @@ const (
 	needALPN                       // it speaks TLS over TCP
 	needShort                      // … and in it, what SPEC.md's section "tcp" says
 	needYamux                      // … and in it, what SPEC.md's section "mux" says
+	needNames                      // names are looked up by a resolver of the suite's
 	needTesting                    // there is a *testing.T
 )
 
@@ -241,6 +246,7 @@ func (h *Transport) missing(n need, traits transport.Traits, t *testing.T) strin
 		{needALPN, h.ALPN == "", "the harness does not say which application protocol it has TLS carry"},
 		{needShort, h.ALPN != alpnShort, "the harness does not say that it has TLS carry " + alpnShort},
 		{needYamux, h.ALPN != alpnMux, "the harness does not say that it has TLS carry " + alpnMux},
+		{needNames, h.Names == nil, "the harness gives no way to look up names"},
 		{needTesting, t == nil, "it needs package testing: run TestTransport"},
 	} {
 		if n&x.need != 0 && x.absent {

@@ -29,8 +29,10 @@ func (e *env) key() identity.Key {
 // node makes a peer with a key of its own.
 func (e *env) node() *node { return e.nodeOf(e.key()) }
 
-func (e *env) nodeOf(key identity.Key) *node {
-	tr, err := e.h.New(key)
+func (e *env) nodeOf(key identity.Key) *node { return e.nodeBy(key, e.h.New) }
+
+func (e *env) nodeBy(key identity.Key, make func(identity.Key) (transport.Transport, error)) *node {
+	tr, err := make(key)
 	e.must(err, "New")
 	e.cleanup(func() {
 		if err := tr.Close(); err != nil {
@@ -127,12 +129,27 @@ func (e *env) eachPipe(f func(p *pipe)) {
 
 // eachPipeN is eachPipe with n streams of the kind at a time: on one connection, or on one each with OneStream.
 func (e *env) eachPipeN(n int, f func(ps []*pipe)) {
-	l := &link{env: e, dialer: e.node(), acceptor: e.node()}
-	l.ln = e.listen(l.acceptor)
-	kinds := []struct {
-		name                string
-		byAcceptor, reverse bool
-	}{
+	l := e.pipeLink()
+	for _, k := range e.pipeKinds() {
+		e.in("%s", k.name)
+		ps := e.pipes(l, k, n)
+		f(ps)
+		for _, p := range ps {
+			e.promptly("CloseWithError", func() error { return p.xc.CloseWithError(transport.CodeNone, "") })
+		}
+		l.d = nil
+	}
+	e.in("")
+}
+
+// pipeKind is a way to look at a stream.
+type pipeKind struct {
+	name                string
+	byAcceptor, reverse bool
+}
+
+func (e *env) pipeKinds() []pipeKind {
+	kinds := []pipeKind{
 		{"stream opened by the dialling side, seen from there", false, false},
 		{"stream opened by the dialling side, seen from the accepting one", false, true},
 		{"stream opened by the accepting side, seen from there", true, false},
@@ -141,30 +158,34 @@ func (e *env) eachPipeN(n int, f func(ps []*pipe)) {
 	if e.traits.OneStream {
 		kinds = kinds[:2]
 	}
-	for _, k := range kinds {
-		e.in("%s", k.name)
-		var ps []*pipe
-		for range n {
-			if l.d == nil || e.traits.OneStream {
-				l.redial()
-			}
-			p := &pipe{xc: l.d, yc: l.a}
-			if k.byAcceptor {
-				p.xc, p.yc = p.yc, p.xc
-			}
-			p.x, p.y = e.stream(p.xc, p.yc)
-			if k.reverse {
-				p.x, p.y, p.xc, p.yc = p.y, p.x, p.yc, p.xc
-			}
-			ps = append(ps, p)
+	return kinds
+}
+
+// pipeLink returns a link for pipes, which is not dialled yet.
+func (e *env) pipeLink() *link {
+	l := &link{env: e, dialer: e.node(), acceptor: e.node()}
+	l.ln = e.listen(l.acceptor)
+	return l
+}
+
+// pipes opens n streams of a kind on a link, which it dials if it has no connection.
+func (e *env) pipes(l *link, k pipeKind, n int) []*pipe {
+	var ps []*pipe
+	for range n {
+		if l.d == nil || e.traits.OneStream {
+			l.redial()
 		}
-		f(ps)
-		for _, p := range ps {
-			e.promptly("CloseWithError", func() error { return p.xc.CloseWithError(transport.CodeNone, "") })
+		p := &pipe{xc: l.d, yc: l.a}
+		if k.byAcceptor {
+			p.xc, p.yc = p.yc, p.xc
 		}
-		l.d = nil
+		p.x, p.y = e.stream(p.xc, p.yc)
+		if k.reverse {
+			p.x, p.y, p.xc, p.yc = p.y, p.x, p.yc, p.xc
+		}
+		ps = append(ps, p)
 	}
-	e.in("")
+	return ps
 }
 
 // send writes all of b, or ends the check.

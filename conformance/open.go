@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -338,7 +339,12 @@ func placesComeBack(e *env) {
 		}
 		return s.Close()
 	})
-	for i := range 5000 {
+	const warm, all, most = 1000, 5000, 8 << 20
+	var before uint64
+	for i := range all {
+		if i == warm {
+			before = heap()
+		}
 		e.oneOfMany(server, i, func() error {
 			s, err := l.d.OpenStream(e.ctx)
 			if err != nil {
@@ -356,6 +362,18 @@ func placesComeBack(e *env) {
 			return s.Close()
 		})
 	}
+	if after := heap(); after > before+most {
+		e.errorf("%d streams, each ended before the next, have left %d KiB in memory, want %d at most", all-warm, (after-before)>>10, most>>10)
+	}
+}
+
+// heap returns how many bytes are in use.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // what the first one found may have had finalizers
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // oneOfMany runs f, the i-th of many, and ends the check if it fails.

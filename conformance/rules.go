@@ -7,6 +7,7 @@ func table() []Rule {
 		{"address-refused", "AD2", "What is no address is refused by ParseAddr, Dial and Listen.", 0, false, addrRefused},
 		{"listener-address", "AD3", "A listener's Addr has scheme, real port and ID, and can be dialled.", 0, false, listenerAddr},
 		{"listen-with-own-id", "AD3", "Listening at an address with our own ID works like one without.", 0, false, listenerAddrGiven},
+		{"dial-several", "AD5", "A name with several addresses is dialled at all of them; one that does not exist says so.", needNetwork | needNames, false, dialSeveral},
 		{"dial-by-name", "AD3", "A listener can be dialled by a DNS name of its host.", needNetwork, false, dialByName},
 		{"dial-ipv6", "AD3", "A listener at an IPv6 address says so and can be dialled.", needNetwork, false, dialIPv6},
 		{"foreign-scheme", "AD4", "Dial and Listen refuse addresses of another scheme.", 0, false, foreignScheme},
@@ -140,5 +141,21 @@ func table() []Rule {
 		{"datagrams-whole", "DG1", "Datagrams arrive whole and at most once.", 0, false, datagramsWhole},
 		{"datagram-too-large", "DG1", "A datagram that is too large is refused at once.", 0, false, datagramTooLarge},
 		{"datagram-ends", "DG2", "ReceiveDatagram ends with its context and with the connection.", 0, false, datagramEnds},
+
+		{"tunnel-carries", "TU1", "Connections go through tunnels that lose, double and swap packets, and both sides show the tunnel's label.", 0, false, tunnelCarries},
+		{"tunnels-apart", "TU1", "Tunnels of one port, and what goes without one, do not disturb each other, nor does their end.", 0, false, tunnelsApart},
+		{"tunnel-garbage", "TU1", "What a tunnel brings that nobody has sent does no harm, however much it is.", 0, false, tunnelGarbage},
+		{"tunnel-dial-fails", "TU2", "Tunnel.Dial fails at another peer, with its context and with its transport.", 0, false, tunnelDialFails},
+		{"tunnel-closes", "TU3", "A closed tunnel dials nobody, a closed listener makes none, and closing again is no error.", 0, false, tunnelCloses},
+		{"tunnel-lost", "TU3", "A connection whose tunnel is closed is lost after the idle time-out.", needIdle, false, tunnelLost},
+
+		{"migrate-under-streams", "MI1", "A connection moves to an address and to a tunnel under its streams, the peer follows, and the path left may end.", 0, false, migrateUnderStreams},
+		{"migrate-fails", "MI2", "A migration that fails says why and leaves the connection where it was.", 0, false, migrateFails},
+		{"migrate-flips", "MI3", "Flip moves a connection at once to the path on standby, off one that is dead, and back.", 0, false, migrateFlips},
+		{"packets-counted", "MI4", "Packets grows on both sides with what is sent and what is received.", 0, false, packetsCounted},
+
+		{"port-dial", "PD1", "Two listeners that dial each other's ports make one connection, in the roles that they chose.", 0, false, portDial},
+		{"port-dial-fails", "PD2", "DialFrom fails with its context, at no address of a port, at another peer, and while it is under way already.", 0, false, portDialFails},
+		{"port-dial-ends", "PD2", "DialFrom ends with its listener, and with its transport.", 0, false, portDialEnds},
 	}
 }

@@ -54,6 +54,8 @@ func stackTable() []Rule {
 		{"loss-survived", "PR30", "A handler runs on while the request is sent again after losses, and its reply arrives.", 0, false, lossSurvived},
 		{"loss-cancelled", "PR20", "Who gives up while his request is sent again ends the handler's context.", 0, false, lossCancelled},
 
+		{"at-once", "PR32", "Of many requests at once each has its own reply, and those that take long hold up no others.", 0, false, atOnce},
+
 		{"impostor", "GR5", "A peer that introduces another as itself is refused.", 0, false, impostor},
 		{"many-pages", "GR6", "Tables of several pages are swapped whole, both ways.", 0, true, manyPages},
 		{"get-one", "GR7", "A peer is asked for one route, by ID and by name.", 0, false, getOne},

@@ -19,6 +19,51 @@ import (
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
+func atOnce(e *env) {
+	const long, short = 64, 400
+	entered, release := make(chan struct{}, long), make(chan struct{})
+	b := e.stack("b", protocol.HandlerFunc(func(ctx context.Context, m protocol.Message) (protocol.Message, error) {
+		if m.Operation == "long" {
+			entered <- struct{}{}
+			select {
+			case <-release:
+			case <-ctx.Done():
+				return protocol.Message{}, ctx.Err()
+			}
+		}
+		return protocol.Message{Operation: "re: " + m.Operation, Data: m.Data}, nil
+	}))
+	a := e.stack("a", nil)
+	a.add(b)
+	ask := func(operation string, i int) {
+		data := fmt.Sprint(operation, " ", i)
+		reply, err := a.Dispatch(e.ctx, b.addr, protocol.Message{Operation: operation, Data: []byte(data)})
+		if err == nil && (reply.Operation != "re: "+operation || string(reply.Data) != data) {
+			err = fmt.Errorf("the reply is %q with %q", reply.Operation, reply.Data)
+		}
+		if err != nil {
+			e.errorf("Dispatch of %q: want its own reply, got %s", data, describe(err))
+		}
+	}
+	const width = 16
+	e.each(short, width, func(i int) { ask("short", i) }) // many in a row may be sent in another way than the first
+	calls := make([]*call, long)
+	for i := range calls {
+		calls[i] = e.start("Dispatch of a request that takes long", func() error { ask("long", i); return nil })
+	}
+	for range calls {
+		receive(e, "a request's handler", entered)
+	}
+	e.promptly(fmt.Sprintf("Dispatch of short requests, beside %d that take long", long), func() error {
+		e.each(short, width, func(i int) { ask("short", i) })
+		return nil
+	})
+	close(release)
+	for _, c := range calls {
+		c.wait()
+	}
+}
+
 func exchangeRoundTrip(e *env) {
 	seen := make(chan protocol.Message, 4)
 	b := e.stack("b", protocol.HandlerFunc(func(_ context.Context, m protocol.Message) (protocol.Message, error) {

@@ -40,6 +40,32 @@ func plain() []row[faults] {
 			}
 			return t.Transport.Listen(ctx, addr)
 		}}},
+		{"only the first address of a name is dialled", "dial-several", OverTCP, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+			host, port, _ := net.SplitHostPort(addr.HostPort)
+			if t.names == nil {
+				return t.Transport.Dial(ctx, addr)
+			}
+			ips, err := t.names.LookupHost(ctx, host)
+			if err != nil {
+				return nil, &transport.OpError{Op: "dial", Addr: addr, Err: err}
+			}
+			addr.HostPort = net.JoinHostPort(ips[0], port)
+			return t.Transport.Dial(ctx, addr)
+		}}},
+		{"a name that is not there is an address that is not there", "dial-several", OverTCP, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+			c, err := t.Transport.Dial(ctx, addr)
+			var dns *net.DNSError
+			if errors.As(err, &dns) {
+				err = &transport.OpError{Op: "dial", Addr: addr, Err: errPlain}
+			}
+			return c, err
+		}}},
+		{"a peer that was dialled by name may be anybody", "dial-by-name", OverTCP, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
+			if host, _, _ := net.SplitHostPort(addr.HostPort); net.ParseIP(host) == nil {
+				addr.Peer = identity.ID{}
+			}
+			return t.Transport.Dial(ctx, addr)
+		}}},
 		{"names are not looked up", "dial-by-name", OverTCP, faults{dial: func(t *badTransport, ctx context.Context, addr transport.Addr) (transport.Conn, error) {
 			if strings.HasPrefix(addr.HostPort, "localhost") {
 				return nil, errPlain
@@ -276,6 +302,12 @@ func plain() []row[faults] {
 			}
 			return c.Conn.OpenStream(ctx)
 		}}},
+		{"each stream leaves some memory until its connection ends", "places-come-back", Any, faults{closeBoth: func(s *badStream) error {
+			s.c.mu.Lock()
+			s.c.buf = append(s.c.buf, make([]byte, 4<<10)...)
+			s.c.mu.Unlock()
+			return s.Stream.Close()
+		}}},
 		{"a reset stream keeps its place", "places-come-back-rude", Any, faults{open: func(c *badConn, ctx context.Context) (transport.Stream, error) {
 			if c.m.Load() > 1000 {
 				return nil, errPlain
@@ -401,6 +433,12 @@ func plain() []row[faults] {
 		})}},
 		{"codes have 16 bits", "reset-codes", Any, faults{reset: func(s *badStream, code transport.Code) error { return s.Stream.Reset(code & 0xffff) }}},
 		{"a read deadline bounds writes too", "deadline-past", Any, faults{readBy: func(s *badStream, t time.Time) error { return s.Stream.SetDeadline(t) }}},
+		{"a deadline of this moment is none", "deadline-past", Any, faults{readBy: func(s *badStream, t time.Time) error {
+			if ago := time.Since(t); ago >= 0 && ago < 100*time.Millisecond {
+				return nil
+			}
+			return s.Stream.SetReadDeadline(t)
+		}}},
 		{"a write deadline is ignored", "deadline-ends", Any, faults{writeBy: func(*badStream, time.Time) error { return nil }}},
 		{"a deadline counts from the next call on", "deadline-moved-earlier", Any, faults{readBy: func(s *badStream, t time.Time) error {
 			if s.mark.Load() {

@@ -4,6 +4,7 @@
 package broken
 
 import (
+	"net"
 	"slices"
 
 	"github.com/Blockchain-CN/pheromones/transport"
@@ -21,7 +22,7 @@ type Breakage struct {
 // All returns the breakages that the rules about transports must catch, in the order of the rules but for the later ones.
 func All() []Breakage {
 	var all []Breakage
-	for _, r := range slices.Concat(plain(), hostile(), subtle()) {
+	for _, r := range slices.Concat(plain(), hostile(), subtle(), paths()) {
 		all = append(all, Breakage{Name: r.name, Rule: r.rule, Needs: r.needs, f: r.faults})
 	}
 	return all
@@ -53,6 +54,8 @@ const (
 	OverUDP   Ability = "udp"        // it runs over UDP
 	OneStream Ability = "one stream" // a connection carries one stream
 	Datagrams Ability = "datagrams"  // a connection carries datagrams
+	Paths     Ability = "paths"      // a listener makes tunnels, and a connection moves to them
+	FromPort  Ability = "from port"  // a listener dials from its port
 )
 
 // Breaker breaks transports in one way.
@@ -72,6 +75,11 @@ func (b *Breakage) Breaker() *Breaker {
 // Break returns a transport that is t but for what is wrong.
 func (r *Breaker) Break(t transport.Transport) transport.Transport {
 	return &badTransport{Transport: t, f: &r.f}
+}
+
+// BreakNamed is Break for a transport that looks up names by r.
+func (r *Breaker) BreakNamed(t transport.Transport, names *net.Resolver) transport.Transport {
+	return &badTransport{Transport: t, f: &r.f, names: names}
 }
 
 // Close ends what the broken transports have left behind on purpose.

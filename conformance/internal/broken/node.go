@@ -47,6 +47,7 @@ type badNode struct {
 	mu      sync.Mutex
 	kept    []router.Route
 	watcher *router.Watcher
+	last    protocol.Message // a reply
 	offered map[string]net.Listener
 }
 

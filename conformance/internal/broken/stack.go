@@ -144,6 +144,36 @@ func stack() []row[nodeFaults] {
 			return []protocol.Frame{f, again}
 		})},
 
+		{"replies of requests at once are swapped", "at-once", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+			n.n.Add(1)
+			defer n.n.Add(-1)
+			reply, err := n.Node.Dispatch(ctx, to, m)
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if last := n.last; n.n.Load() > 8 && err == nil {
+				n.last = reply
+				if !last.IsNone() {
+					reply = last
+				}
+			}
+			return reply, err
+		}}},
+		{"32 requests run at once, and others wait", "at-once", Any, nodeFaults{config: func(c *pheromones.Config, _ <-chan struct{}) {
+			next, places := c.Handler, make(chan struct{}, 32)
+			c.Handler = protocol.HandlerFunc(func(ctx context.Context, m protocol.Message) (protocol.Message, error) {
+				select {
+				case places <- struct{}{}:
+				case <-ctx.Done():
+					return protocol.Message{}, ctx.Err()
+				}
+				defer func() { <-places }()
+				if next == nil {
+					return protocol.Message{}, nil
+				}
+				return next.Handle(ctx, m)
+			})
+		}}},
+
 		{"a name is looked up before an ID", "named-by", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
 			for _, r := range n.Node.Routes() {
 				if r.Name == to {
@@ -208,8 +238,8 @@ func stack() []row[nodeFaults] {
 		})},
 		{"an ID of the caller's is replaced", "repeat-answered", Any, nodeFaults{dispatch: renamed}},
 		{"copies at once are told apart", "repeat-waits", Any, nodeFaults{dispatch: renamed}},
-		{"what was forgotten is executed again", "forgotten", Any, nodeFaults{dispatch: renamed}},
-		{"what a former life has executed is executed again", "restarted", Any, nodeFaults{dispatch: renamed}},
+		{"what was forgotten is executed again", "forgotten", Any, nodeFaults{dispatch: anewAfter(protocol.CodeForgotten)}},
+		{"what a former life has executed is executed again", "restarted", Any, nodeFaults{dispatch: anewAfter(protocol.CodeRestarted)}},
 		{"a broadcast comes twice", "broadcast-once", Any, nodeFaults{broadcast: func(n *badNode, ctx context.Context, m protocol.Message) error {
 			return errors.Join(n.Node.Broadcast(ctx, m), n.Node.Broadcast(ctx, m))
 		}}},
@@ -224,8 +254,15 @@ func stack() []row[nodeFaults] {
 		{"what may have been executed is tried again", "closed-in-exchange", Any, nodeFaults{dispatch: tryAgain}},
 		{"what was lost is tried again", "lost-in-exchange", OverTCP, nodeFaults{dispatch: tryAgain}},
 		{"a link that has ended is the last", "redial", Any, nodeFaults{dispatch: func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
-			if r, known := n.route(to); known && r.FirstHand && len(r.Links) == 0 {
-				return protocol.Message{}, errPlain
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if r, known := n.route(to); known && r.FirstHand {
+				if len(n.kept) == 0 {
+					n.kept = []router.Route{r}
+				}
+				if first := n.kept[0].Links; len(r.Links) == 0 || len(first) == 0 || !r.Links[0].Since.Equal(first[0].Since) {
+					return protocol.Message{}, errPlain
+				}
 			}
 			return n.Node.Dispatch(ctx, to, m)
 		}}},
@@ -445,6 +482,18 @@ func dialFirst(n *badNode, ctx context.Context, to string, m protocol.Message) (
 func renamed(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
 	m.ID = protocol.MessageID{}
 	return n.Node.Dispatch(ctx, to, m)
+}
+
+// anewAfter is a Dispatch that makes a new request of one which was answered with a code.
+func anewAfter(code protocol.ErrorCode) func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+	return func(n *badNode, ctx context.Context, to string, m protocol.Message) (protocol.Message, error) {
+		reply, err := n.Node.Dispatch(ctx, to, m)
+		if errors.Is(err, code) {
+			m.ID = protocol.NewMessageID()
+			return n.Node.Dispatch(ctx, to, m)
+		}
+		return reply, err
+	}
 }
 
 // tryAgain is a Dispatch that does so again if it got no answer.

@@ -3,10 +3,12 @@ package broken
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
 
@@ -41,12 +43,28 @@ type faults struct {
 
 	send    func(c datagramConn, b []byte) error
 	receive func(c datagramConn, ctx context.Context) ([]byte, error)
+
+	newTunnel   func(l *badListener, label transport.Addr, send func([]byte) error) (transport.Tunnel, error)
+	deliver     func(t *badTunnel, p []byte)
+	dialTunnel  func(t *badTunnel, ctx context.Context, peer identity.ID) (transport.Conn, error)
+	closeTunnel func(t *badTunnel) error
+
+	migrate       func(c pathConn, ctx context.Context, to netip.AddrPort) error
+	migrateTunnel func(c pathConn, ctx context.Context, t transport.Tunnel) error
+	standby       func(c pathConn, ctx context.Context, t transport.Tunnel) error
+	flip          func(c pathConn) error
+	path          func(c pathConn) netip.AddrPort
+	packets       func(c pathConn) (sent, received uint64)
+
+	dialFrom func(l portListener, ctx context.Context, addr transport.Addr, accepts bool) (transport.Conn, error)
 }
 
 // badTransport wraps a transport that is sound.
 type badTransport struct {
 	transport.Transport
 	f *faults
+
+	names *net.Resolver // by which t looks up names; nil unless BreakNamed has made this
 
 	n     atomic.Int64 // for faults that count
 	mu    sync.Mutex
@@ -69,7 +87,11 @@ func (t *badTransport) conn(c transport.Conn, err error) (transport.Conn, error)
 	t.conns = append(t.conns, b)
 	t.mu.Unlock()
 	if d, ok := c.(transport.DatagramConn); ok {
-		return datagramConn{b, d}, nil
+		with := datagramConn{b, d}
+		if m, ok := c.(transport.Migrator); ok {
+			return pathConn{with, m}, nil
+		}
+		return with, nil
 	}
 	return b, nil
 }
@@ -100,7 +122,14 @@ func (t *badTransport) Listen(ctx context.Context, addr transport.Addr) (ln tran
 	t.mu.Lock()
 	t.lns = append(t.lns, ln)
 	t.mu.Unlock()
-	return &badListener{Listener: ln, t: t}, nil
+	l := &badListener{Listener: ln, t: t}
+	switch able := ln.(type) {
+	case transport.Tunneler:
+		return tunnelListener{l, able}, nil
+	case transport.PortDialer:
+		return portListener{l, able}, nil
+	}
+	return l, nil
 }
 
 func (t *badTransport) Close() error {
@@ -115,8 +144,9 @@ type badListener struct {
 	t *badTransport
 	n atomic.Int64
 
-	mu    sync.Mutex
-	again transport.Conn
+	mu     sync.Mutex
+	again  transport.Conn
+	tunnel transport.Tunnel
 }
 
 func (l *badListener) Accept(ctx context.Context) (transport.Conn, error) {
@@ -223,6 +253,123 @@ func (c datagramConn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		return c.f.receive(c, ctx)
 	}
 	return c.d.ReceiveDatagram(ctx)
+}
+
+// pathConn is a datagramConn over one that can move to other paths.
+type pathConn struct {
+	datagramConn
+	m transport.Migrator
+}
+
+func (c pathConn) Migrate(ctx context.Context, to netip.AddrPort) error {
+	if c.f.migrate != nil {
+		return c.f.migrate(c, ctx, to)
+	}
+	return c.m.Migrate(ctx, to)
+}
+
+func (c pathConn) MigrateTunnel(ctx context.Context, t transport.Tunnel) error {
+	if c.f.migrateTunnel != nil {
+		return c.f.migrateTunnel(c, ctx, sound(t))
+	}
+	return c.m.MigrateTunnel(ctx, sound(t))
+}
+
+func (c pathConn) Standby(ctx context.Context, t transport.Tunnel) error {
+	if c.f.standby != nil {
+		return c.f.standby(c, ctx, sound(t))
+	}
+	return c.m.Standby(ctx, sound(t))
+}
+
+func (c pathConn) Flip() error {
+	if c.f.flip != nil {
+		return c.f.flip(c)
+	}
+	return c.m.Flip()
+}
+
+func (c pathConn) Path() netip.AddrPort {
+	if c.f.path != nil {
+		return c.f.path(c)
+	}
+	return c.m.Path()
+}
+
+func (c pathConn) Packets() (sent, received uint64) {
+	if c.f.packets != nil {
+		return c.f.packets(c)
+	}
+	return c.m.Packets()
+}
+
+// tunnelListener is a badListener over one that makes tunnels.
+type tunnelListener struct {
+	*badListener
+	tunneler transport.Tunneler
+}
+
+func (l tunnelListener) NewTunnel(label transport.Addr, send func([]byte) error) (tn transport.Tunnel, err error) {
+	if l.t.f.newTunnel != nil {
+		tn, err = l.t.f.newTunnel(l.badListener, label, send)
+	} else {
+		tn, err = l.tunneler.NewTunnel(label, send)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &badTunnel{Tunnel: tn, l: l.badListener}, nil
+}
+
+type badTunnel struct {
+	transport.Tunnel
+	l *badListener
+
+	n    atomic.Int64 // for faults that count
+	held []byte       // belongs to whoever calls Deliver
+}
+
+// sound returns the tunnel that t wraps.
+func sound(t transport.Tunnel) transport.Tunnel {
+	if b, ok := t.(*badTunnel); ok {
+		return b.Tunnel
+	}
+	return t
+}
+
+func (t *badTunnel) Deliver(p []byte) {
+	if t.l.t.f.deliver != nil {
+		t.l.t.f.deliver(t, p)
+		return
+	}
+	t.Tunnel.Deliver(p)
+}
+
+func (t *badTunnel) Dial(ctx context.Context, peer identity.ID) (transport.Conn, error) {
+	if t.l.t.f.dialTunnel != nil {
+		return t.l.t.conn(t.l.t.f.dialTunnel(t, ctx, peer))
+	}
+	return t.l.t.conn(t.Tunnel.Dial(ctx, peer))
+}
+
+func (t *badTunnel) Close() error {
+	if t.l.t.f.closeTunnel != nil {
+		return t.l.t.f.closeTunnel(t)
+	}
+	return t.Tunnel.Close()
+}
+
+// portListener is a badListener over one that dials from its port.
+type portListener struct {
+	*badListener
+	dialer transport.PortDialer
+}
+
+func (l portListener) DialFrom(ctx context.Context, addr transport.Addr, accepts bool) (transport.Conn, error) {
+	if l.t.f.dialFrom != nil {
+		return l.t.conn(l.t.f.dialFrom(l, ctx, addr, accepts))
+	}
+	return l.t.conn(l.dialer.DialFrom(ctx, addr, accepts))
 }
 
 type badStream struct {
