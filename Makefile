@@ -5,7 +5,7 @@ FUZZTIME ?= 30s
 BENCH    ?= -short
 each      = @for m in $(MODULES); do echo "== $$m: $(1)"; (cd $$m && $(1)) || exit 1; done
 
-.PHONY: help build test race nat cover bench bench-peers size table breakages fuzz lint cross ci
+.PHONY: help build test race nat cover cover-suite bench bench-peers size table breakages fuzz lint cross ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,15 @@ nat: ## run the tests in the lab of NATs; needs Linux and root
 
 cover: ## run the tests and show what they reach
 	@go test -coverpkg=./... -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1
+
+cover-suite: ## what the conformance suite alone reaches of tcp, mux, quic and transport
+	@mkdir -p bin
+	@for p in tcp mux quic conformance; do \
+		go test -count=1 -run '^Test(Conformance|Stack|AgainstSound)' -coverprofile bin/suite-$$p.out -coverpkg ./tcp,./mux,./quic,./transport ./$$p >bin/suite-$$p.txt || { cat bin/suite-$$p.txt; exit 1; }; \
+	done
+	@awk '!/^mode/ { n[$$1] = $$2; hits[$$1] += $$3 } \
+		END { for (b in n) { dir = b; sub("/[^/]*$$", "", dir); all[dir] += n[b]; if (hits[b]) reached[dir] += n[b] } \
+			for (d in all) printf "%s: %d of %d statements, %.1f %%\n", d, reached[d], all[d], 100 * reached[d] / all[d] }' bin/suite-*.out
 
 bench: ## measure the transports beside their bare engines, as the table in README.md does
 	go test -run '^$$' -bench Transport -benchtime 40x -v ./tcp ./mux ./quic ./transport/mem

@@ -185,8 +185,8 @@ func (p *program) newClient(ctx context.Context, f *clientFlags, to string) (*cl
 	}
 	c.wait = p.follow(c.Node)
 	if c.joined {
-		// Packets through relays, and those that come from the peer directly, need a port.
-		if err := c.Start(ctx, quicScheme+"://0.0.0.0:0"); err != nil {
+		// Packets through relays, and what comes from the peer directly, need a port; connections of TCP another.
+		if err := c.Start(ctx, quicScheme+"://0.0.0.0:0", mux.Scheme+"://0.0.0.0:0"); err != nil {
 			c.Close()
 			return nil, err
 		}

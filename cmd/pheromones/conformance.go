@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -162,22 +163,25 @@ func harness(scheme string) conformance.Transport {
 	switch scheme {
 	case tcp.Scheme:
 		h.Network, h.HandshakeTimeout, h.ALPN = "tcp", handshake, tcp.ALPN
-		h.New = func(key identity.Key) (transport.Transport, error) {
-			return tcp.New(key, &tcp.Config{HandshakeTimeout: handshake})
+		h.Names = func(key identity.Key, names *net.Resolver) (transport.Transport, error) {
+			return tcp.New(key, &tcp.Config{HandshakeTimeout: handshake, Resolver: names})
 		}
 	case mux.Scheme:
 		h.Network, h.HandshakeTimeout, h.ALPN = "tcp", handshake, mux.ALPN
-		h.IdleTimeout = 12 * time.Second // a peer has 10 s to answer a keepalive
-		h.New = func(key identity.Key) (transport.Transport, error) {
-			return mux.New(key, &mux.Config{HandshakeTimeout: handshake, KeepAlive: time.Second})
+		h.IdleTimeout = 6 * time.Second // two seconds, and four for the answer
+		h.Names = func(key identity.Key, names *net.Resolver) (transport.Transport, error) {
+			return mux.New(key, &mux.Config{HandshakeTimeout: handshake, KeepAlive: 2 * time.Second, Resolver: names})
 		}
 	case quicScheme:
 		h.Network, h.HandshakeTimeout, h.IdleTimeout = "udp", handshake, idle
-		h.New = func(key identity.Key) (transport.Transport, error) {
-			return quic.New(key, &quic.Config{HandshakeTimeout: handshake, IdleTimeout: idle})
+		h.Names = func(key identity.Key, names *net.Resolver) (transport.Transport, error) {
+			return quic.New(key, &quic.Config{HandshakeTimeout: handshake, IdleTimeout: idle, Resolver: names})
 		}
 	case mem.Scheme:
 		h.New = func(key identity.Key) (transport.Transport, error) { return mem.New(key, nil) }
+	}
+	if h.New == nil {
+		h.New = func(key identity.Key) (transport.Transport, error) { return h.Names(key, nil) }
 	}
 	return h
 }

@@ -47,10 +47,13 @@ func predict(a, b standing) prospect {
 	}
 	switch {
 	case either(udpBlocked):
-		if either(public) {
-			return direct // over TCP
+		switch { // over TCP, which NATs map as they map UDP, mostly
+		case either(symmetric):
+			return relayed
+		case either(unknown):
+			return unsure
 		}
-		return relayed
+		return direct
 	case either(public, fullCone):
 		return direct
 	case either(unknown):

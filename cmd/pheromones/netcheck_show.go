@@ -25,7 +25,7 @@ func (c *checked) advise(asked bool) []string {
 		add("Name a second node or STUN server with another IP: one cannot tell how the NAT maps.")
 	}
 	if c.Standing == udpBlocked {
-		add("UDP gets no answer: let it out, or have peers listen with mux, too, and join a node that relays (serve --relay) over mux.")
+		add("UDP gets no answer: let it out, or have all listen with mux, too, and join a node that relays (serve --relay) over mux.")
 	}
 	behind := c.Standing == portRestricted || c.Standing == restricted || c.Standing == symmetric || c.Standing == unknown && asked
 	found := slices.IndexFunc(c.Ports, func(m mapper) bool { return m.Found })

@@ -15,13 +15,13 @@ func TestPredict(t *testing.T) {
 	const table = `
 		                 public firewall full restricted port symmetric blocked
 		public           D      D        D    D          D    D         D
-		firewall         D      D        D    D          D    S         R
-		full             D      D        D    D          D    D         R
-		restricted       D      D        D    D          D    D         R
-		port             D      D        D    D          D    S         R
+		firewall         D      D        D    D          D    S         D
+		full             D      D        D    D          D    D         D
+		restricted       D      D        D    D          D    D         D
+		port             D      D        D    D          D    S         D
 		symmetric        D      S        D    D          S    R         R
-		blocked          D      R        R    R          R    R         R
-		unknown          D      ?        D    ?          ?    ?         R`
+		blocked          D      D        D    D          D    R         D
+		unknown          D      ?        D    ?          ?    ?         ?`
 	names := map[string]standing{
 		"public": public, "firewall": firewall, "full": fullCone, "restricted": restricted, "port": portRestricted, "symmetric": symmetric, "blocked": udpBlocked, "unknown": unknown,
 	}
