@@ -112,6 +112,9 @@ func (r *Router) learnFirstHand(n greeting.Notice) bool {
 	if len(n.Peer.Addrs) == 0 && (rt == nil || len(rt.links) == 0 && !rt.known()) {
 		return false // it cannot be reached: it listens nowhere and has no link with us
 	}
+	if rt != nil && rt.deleted && rt.adding == 0 && n.Change != greeting.Arrived {
+		return false // a word that was under way, or the answer to a greeting of before: it asks for nothing
+	}
 	if !r.makeRoom(id, firstHand) {
 		return false
 	}

@@ -125,6 +125,9 @@ func TestLearnOfDeleted(t *testing.T) {
 	if r.Learn(x, greeting.Notice{Change: greeting.Arrived, Peer: peerAt(id, 2, "n", 1)}) || state(r, id) != "" {
 		t.Errorf("a hint about a deleted peer was taken: %q", state(r, id))
 	}
+	if r.Learn(id, greeting.Notice{Change: greeting.Changed, Peer: peerAt(id, 2, "n", 1)}) || state(r, id) != "" {
+		t.Errorf("a deleted peer's answer to a greeting of before was taken: %q", state(r, id))
+	}
 	if !r.Learn(id, greeting.Notice{Change: greeting.Arrived, Peer: peerAt(id, 2, "n", 1)}) || state(r, id) != "n true [1]" {
 		t.Errorf("what a deleted peer says itself was not taken: %q", state(r, id))
 	}

@@ -155,6 +155,7 @@ func (r *Router) add(ctx context.Context, t transport.Transport, addr transport.
 		c.CloseWithError(transport.CodeRefused, "the peer is this node itself")
 		return addr.Peer, false, fmt.Errorf("router: add %s: %w", addr, ErrSelf)
 	}
+	defer r.adding(addr.Peer)()
 	if t.Traits().OneStream {
 		err = r.greetBy(ctx, t, c, addr, first, h) // whose requests are sent again as any
 	} else {
@@ -165,6 +166,22 @@ func (r *Router) add(ctx context.Context, t transport.Transport, addr transport.
 		err = fmt.Errorf("router: greet %s: %w", addr, err)
 	}
 	return addr.Peer, again, err
+}
+
+// adding has the answer of a peer that was deleted count, until done is called.
+func (r *Router) adding(id identity.ID) (done func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rt := r.routes[id]
+	if rt == nil {
+		return func() {}
+	}
+	rt.adding++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		rt.adding--
+	}
 }
 
 const (

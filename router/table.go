@@ -41,6 +41,7 @@ type route struct {
 	hint    greeting.Notice             // the newest that others said since, of a peer whose fact they cannot replace
 	by      identity.ID                 // on whose word alone the peer is known; zero if it is ours or the peer's own
 	deleted bool                        // by a caller: hints do not bring it back
+	adding  int                         // how many callers greet it: its answers do
 	failed  map[transport.Addr]failures // addresses whose last attempt failed
 	seen    map[transport.Addr]sighting // since when addresses are known, and when they worked
 

@@ -63,7 +63,7 @@ type Change uint8
 // The changes (GR8).
 const (
 	Arrived Change = 1 // the peer is there and was not known before
-	Changed Change = 2 // its name or addresses are others than before
+	Changed Change = 2 // its name or addresses are others than before, or may be: it has answered a greeting
 	Left    Change = 3 // it is going away, and its route may be forgotten
 )
 
@@ -110,7 +110,8 @@ type Book interface {
 	Batch(after identity.ID, max int) []Peer
 	// Learn is told a fact by a peer, and reports whether it took anything new from it. If from is n.Peer.ID the fact is first-hand
 	// and replaces what is known, whatever its Seq, which a peer that lost its clock may have set back; Learn then reports whether
-	// name or addresses changed, or the peer had left. Any other fact is a hint: it is ignored unless it supersedes what is known,
+	// name or addresses changed, or the peer had left. A book that was told to forget the peer takes from it only that it Arrived, which
+	// it says of its own accord, or an answer to a greeting of before would bring it back. Any other fact is a hint: it is ignored unless it supersedes what is known,
 	// also of a peer that left, and it never replaces a name, an address or the presence that was learned first-hand, for as long
 	// as the book holds it to be so, say while a link lives. Facts about this node itself are not handed over. A book bounds what
 	// it keeps, and what it takes in a time from one peer's hints, since all it takes is passed on.
@@ -189,10 +190,11 @@ func (h *handler) connect(m protocol.Message) (protocol.Message, error) {
 		return protocol.Message{}, fmt.Errorf("%w: greeting: %s: it introduces peer %v, but peer %v sent it", protocol.CodeRefused,
 			m.Operation, p.ID, m.From)
 	}
-	h.learn(m.From, []Notice{{Arrived, p}})
 	if m.Operation == OpConnectReq {
+		h.learn(m.From, []Notice{{Arrived, p}})
 		return selfMessage(OpConnectResp, h.book.Self())
 	}
+	h.learn(m.From, []Notice{{Changed, p}})
 	return FetchMessage(h.book, m.From)
 }
 
