@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,8 +182,9 @@ func TestRelayDies(t *testing.T) {
 	}
 	dead.Close()
 	say()
-	if at, relayed := through(t, a, b.ID()); !relayed || !strings.HasPrefix(at.HostPort, alive.ID().String()) {
-		t.Errorf("the link leads to %v", at)
+	// One to the dead relay may be there for a while yet, if both were dialled at once.
+	if have := links(a, b.ID()); !slices.ContainsFunc(have, func(l router.Link) bool { return strings.HasPrefix(l.Addr.HostPort, alive.ID().String()) }) {
+		t.Errorf("the links are %v, want one by the relay that lives", have)
 	}
 }
 
