@@ -25,9 +25,9 @@ type migrating interface {
 
 const (
 	// suspect is how long nothing has been heard on a link on which something should be when the peer is asked for a sign of life.
-	suspect = 250 * time.Millisecond
+	suspect = 200 * time.Millisecond
 	// patience is how long that sign may take at least before the path counts as dead.
-	patience = 450 * time.Millisecond
+	patience = 350 * time.Millisecond
 	// deadAfter is how long nothing is heard on any path before the link is closed.
 	deadAfter = 10 * time.Second
 	// migrateTimeout bounds one attempt to move a link to an address that has answered, or to a relay.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Blockchain-CN/pheromones/identity"
 	"github.com/Blockchain-CN/pheromones/nat/punch"
 	"github.com/Blockchain-CN/pheromones/transport"
 )
@@ -14,8 +15,9 @@ const (
 	// in every offerPause.
 	maxOffers  = 8
 	offerPause = 5 * time.Second
-	// deaf is how long nothing has been heard on a link on which something should be when the other links are asked for a sign of life.
-	deaf = 500 * time.Millisecond
+	// deaf is how long nothing has been heard on a link on which something should be when the other links are asked for a sign of life. That
+	// has to be over when the other side turns to a relay, suspect and patience later.
+	deaf = 250 * time.Millisecond
 	// tellTimeout bounds writing an answer.
 	tellTimeout = 10 * time.Second
 )
@@ -166,8 +168,9 @@ func (n *Node) watchServed(ctx context.Context, c migrating) {
 		}
 		sent, received = s, r
 		if silence := now.Sub(heard); silence >= deaf && now.Sub(poked) >= deaf && (busy || !unanswered.IsZero() && now.Sub(unanswered) >= deaf) && silence < deadAfter {
+			first := poked.Before(heard)
 			poked = now
-			n.router.Poke()
+			n.router.Poke(func(peer identity.ID) bool { return first || n.joining.joined(peer) })
 		}
 		if busy || !unanswered.IsZero() {
 			timer.Reset(deaf / 4)

@@ -67,14 +67,14 @@ func (r *Router) Addresses(id identity.ID) []transport.Addr {
 	return nil
 }
 
-// Poke asks the peers of all direct links for a sign of life: so NATs on the way, and those who follow packets to where they come
-// from, learn where this node is now. A link on which it does not come ends after a while.
-func (r *Router) Poke() {
+// Poke asks the peers of direct links for a sign of life, those which among names: so NATs on the way, and those who follow packets to where they come
+// from, learn where this node is now. A link on which it does not come ends after a while. among must not call the router.
+func (r *Router) Poke(among func(identity.ID) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, rt := range r.routes {
+	for id, rt := range r.routes {
 		for _, l := range rt.links {
-			if !r.indirect(l.conn) {
+			if !r.indirect(l.conn) && among(id) {
 				l.probe()
 			}
 		}
