@@ -32,6 +32,10 @@ const (
 	deadAfter = 10 * time.Second
 	// migrateTimeout bounds one attempt to move a link to an address that has answered, or to a relay.
 	migrateTimeout = time.Second
+	// maxFlips is how often a silent link turns from a path to the other before a way through another relay is tried, and detourTimeout
+	// bounds that: when the network is there again a flip shows it, and that should not have to wait.
+	maxFlips      = 4
+	detourTimeout = 500 * time.Millisecond
 	// followTimeout bounds how long the peer may take to follow.
 	followTimeout = 2 * time.Second
 	// spareEvery is how often the spare lane is tried, which also keeps the relay from closing it.
@@ -61,6 +65,7 @@ type upgrade struct {
 	shown    transport.Addr // the path that watchers know
 	why      string         // why it is no longer that
 	flips    int            // since something was last heard
+	detours  int            // that were tried
 	punching *punching      // under way; nil: none
 	offered  punch.Message  // what the peer was told of our addresses for it
 	retry    time.Time      // when the next attempt is due while the link is relayed
@@ -482,15 +487,17 @@ func (u *upgrade) silent(ctx context.Context) {
 		return
 	}
 	u.asked = time.Now()
-	if u.flips < 2 && u.flip(why) {
+	if u.flips < maxFlips && u.flip(why) {
 		return
 	}
 	u.flips = 1 // after this, the spare gets another chance
-	for _, a := range u.relays() {
-		if to, ok := u.detour(ctx, a, u.c.MigrateTunnel); ok {
+	if relays := u.relays(); len(relays) > 0 {
+		u.detours++
+		ctx, cancel := context.WithTimeout(ctx, max(detourTimeout, 4*u.rtt))
+		if to, ok := u.detour(ctx, relays[u.detours%len(relays)], u.c.MigrateTunnel); ok {
 			u.moved(to, why)
-			break
 		}
+		cancel()
 	}
 	u.asked = time.Now()
 	u.sayMoved()
