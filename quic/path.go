@@ -44,10 +44,20 @@ type route struct {
 	moving chan struct{} // holds a token while a migration is under way
 
 	// The rest belongs to whoever holds the token.
-	sides   [3]*side // made as they are needed
-	active  int      // the one in use, plus 1; 0: the path dialled
-	standby int      // the one that is kept to move to at once, plus 1; 0: none
+	sides   [3]*side    // made as they are needed
+	active  int         // the one in use, plus 1; 0: the path dialled
+	standby int         // the one that is kept to move to at once, plus 1; 0: none
+	renewal *time.Timer // looks whether the path in use must be taken anew; nil before the first move
+	unheard uint64      // packets that had been received when it was taken
+	pause   time.Duration
 }
+
+const (
+	// renewAfter is how long after a move the renewal looks first. It looks that often until something comes, then half as often each time.
+	renewAfter = 100 * time.Millisecond
+	// initialRTT is what quic-go takes for the round-trip time of a path on which nothing was acknowledged yet.
+	initialRTT = 100 * time.Millisecond
+)
 
 // side is a second quic-go transport on a connection's socket, which sends only: to another path. What comes by that path comes to
 // the socket's own transport, as all connection IDs are known there. A connection needs three of them, one in use, one on standby
@@ -220,10 +230,48 @@ func (c *Conn) moved(place int) {
 	r := &c.route
 	r.active = place
 	r.dialled.Store(r.sides[place-1].to.Load())
-	// quic-go switches when its loop runs next. Closing a path, here one that is nowhere used, makes it run.
-	if wake, err := c.quic.AddPath(r.sides[place-1].quic); err == nil {
-		wake.Close()
+	c.wake()
+	r.unheard, r.pause = c.quic.ConnectionStats().PacketsReceived, renewAfter
+	if r.renewal == nil {
+		r.renewal = time.AfterFunc(r.pause, c.renew)
+	} else {
+		r.renewal.Reset(r.pause)
 	}
+}
+
+// wake makes quic-go take a path that it was told to switch to: it does when its loop runs next. Closing a path, here one that is
+// nowhere used, makes it run.
+func (c *Conn) wake() {
+	r := &c.route
+	if p, err := c.quic.AddPath(r.sides[r.active-1].quic); err == nil {
+		p.Close()
+	}
+}
+
+// renew takes the path in use anew if the peer is heard after a move but has acknowledged nothing. Then what was sent at the move
+// went nowhere, since no path carried anything. It would count as under way until quic-go's time-out, which is long by then, and
+// would slow the connection down; on a path that is taken anew all that is lost is sent again at once (RFC 9000, section 9.4).
+func (c *Conn) renew() {
+	r := &c.route
+	select {
+	case r.moving <- struct{}{}:
+		defer func() { <-r.moving }()
+	case <-c.ctx.Done():
+		return
+	}
+	if c.ctx.Err() != nil {
+		return
+	}
+	stats := c.quic.ConnectionStats()
+	if stats.MeanDeviation != 0 || stats.LatestRTT != initialRTT {
+		return // something was acknowledged
+	}
+	if received := stats.PacketsReceived; received != r.unheard && r.sides[r.active-1].path.Switch() == nil {
+		c.wake()
+		r.unheard = received
+		r.pause *= 2 // the peer may be that far away
+	}
+	r.renewal.Reset(r.pause)
 }
 
 // Standby implements [transport.Migrator]. It opens a path by the tunnel beside the one in use, and returns when the peer has
@@ -284,6 +332,9 @@ func (c *Conn) migrateEnded(ctx context.Context) error {
 // endSides ends the sides when the connection has ended.
 func (c *Conn) endSides() {
 	c.route.moving <- struct{}{} // whoever has it gives it up, as the connection has ended; nobody gets it after us
+	if c.route.renewal != nil {
+		c.route.renewal.Stop()
+	}
 	for _, s := range c.route.sides {
 		if s != nil {
 			s.quic.Close()

@@ -546,25 +546,18 @@ func TestInlet(t *testing.T) {
 	}
 }
 
-// TestFlip cuts the path in use while it is full, which Migrate does not get away from, and back, and both.
-func TestFlip(t *testing.T) {
-	const size = 16 << 20
-	r := newRelayed(t, 0, nil)
-	if err := r.client.Flip(); err == nil {
-		t.Error("a connection without standby flips")
-	}
-	if err := r.server.Standby(newContext(t), r.tunnels[1]); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("Standby of the accepting side: %v", err)
-	}
-	// What is sent to the direct path goes by a third party that can be silenced.
+// thirdParty returns an address by which the two reach each other directly, until cut.
+func (r *relayed) thirdParty(t *testing.T) (addr netip.AddrPort, cut *atomic.Bool) {
 	nat, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cut atomic.Bool
+	cut = new(atomic.Bool)
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer nat.Close()
+	t.Cleanup(func() {
+		nat.Close()
+		wg.Wait()
+	})
 	wg.Go(func() {
 		b := make([]byte, 2048)
 		for {
@@ -581,13 +574,81 @@ func TestFlip(t *testing.T) {
 			}
 		}
 	})
+	return addrPort(nat.LocalAddr()), cut
+}
+
+// TestFlipDown flips while no path carries anything. What was sent meanwhile counts as under way, and quic-go asks for it ever more
+// seldom; when a path carries again all must go on nevertheless, in both directions.
+func TestFlipDown(t *testing.T) {
+	r := newRelayed(t, 0, nil)
+	nat, cut := r.thirdParty(t)
+	ctx := newContext(t)
+	a, err := r.client.OpenStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Write([]byte{1})
+	b, err := r.server.AcceptStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [2]atomic.Int64
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for i, s := range []transport.Stream{a, b} {
+		defer s.Reset(1)
+		wg.Go(func() {
+			for b := make([]byte, 8192); ; {
+				if _, err := s.Write(b); err != nil {
+					return
+				}
+			}
+		})
+		wg.Go(func() { io.Copy(counter{&got[i]}, s) })
+	}
+	if err := errors.Join(r.client.Migrate(ctx, nat), r.client.Standby(ctx, r.tunnels[0])); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		cut.Store(true)
+		r.setDead(true)
+		time.Sleep(time.Second)
+		for range 5 {
+			time.Sleep(100 * time.Millisecond)
+			if err := r.client.Flip(); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Duration(round) * 40 * time.Millisecond)
+		cut.Store(false)
+		r.setDead(false)
+		began := time.Now()
+		for i := range got {
+			now := got[i].Load()
+			waitFor(t, "more bytes", func() bool { return got[i].Load() > now+1<<20 })
+			t.Logf("round %d, side %d: after %v", round, i, time.Since(began))
+		}
+	}
+}
+
+// TestFlip cuts the path in use while it is full, which Migrate does not get away from, and back, and both.
+func TestFlip(t *testing.T) {
+	const size = 16 << 20
+	r := newRelayed(t, 0, nil)
+	if err := r.client.Flip(); err == nil {
+		t.Error("a connection without standby flips")
+	}
+	if err := r.server.Standby(newContext(t), r.tunnels[1]); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Standby of the accepting side: %v", err)
+	}
+	nat, cut := r.thirdParty(t)
 	flow(t, r.client, r.server, size, func(got *atomic.Int64) {
 		more := func() {
 			now := got.Load()
 			waitFor(t, "more bytes", func() bool { return got.Load() > min(now+100_000, 2*size-1) })
 		}
 		steps := func() error {
-			return errors.Join(r.client.Migrate(newContext(t), addrPort(nat.LocalAddr())), r.client.Standby(newContext(t), r.tunnels[0]))
+			return errors.Join(r.client.Migrate(newContext(t), nat), r.client.Standby(newContext(t), r.tunnels[0]))
 		}
 		if err := steps(); err != nil {
 			t.Error(err)
