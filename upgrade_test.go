@@ -276,11 +276,10 @@ func TestUpgradeSurvives(t *testing.T) {
 		{"the side that accepted moves", func(t *testing.T, x *natWorld) {
 			x.w.move("10.0.2.2", x.w.addNAT("198.51.100.12", independent, addressAndPortDependent))
 		}, 0},
-		{"an interface is down for 3 s", func(t *testing.T, x *natWorld) {
-			x.w.setDown("10.0.2.2", true)
-			time.Sleep(3 * time.Second)
-			x.w.setDown("10.0.2.2", false)
-		}, 3 * time.Second},
+		{"the interface of the side that dialled is down for 3 s", downFor("10.0.1.2", 3*time.Second), 3 * time.Second},
+		{"the interface of the side that accepted is down for 3 s", downFor("10.0.2.2", 3*time.Second), 3 * time.Second},
+		{"the interface of the side that dialled is down for 6 s", downFor("10.0.1.2", 6*time.Second), 6 * time.Second},
+		{"the interface of the side that accepted is down for 6 s", downFor("10.0.2.2", 6*time.Second), 6 * time.Second},
 	} {
 		for _, size := range []int{2000, 16 << 10} { // the latter fills what QUIC lets be under way
 			t.Run(fmt.Sprint(tt.name, ", ", size), func(t *testing.T) {
@@ -302,6 +301,14 @@ func TestUpgradeSurvives(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+func downFor(host string, d time.Duration) func(*testing.T, *natWorld) {
+	return func(t *testing.T, x *natWorld) {
+		x.w.setDown(host, true)
+		time.Sleep(d)
+		x.w.setDown(host, false)
 	}
 }
 

@@ -40,7 +40,8 @@ type control struct {
 	waiting   []byte           // to be written
 	writing   bool             // a goroutine does
 	greeted   bool             // the peer's hello has come
-	asked     time.Time        // when a ping went that is not answered yet
+	asked     time.Time        // when a ping went that is not answered yet, or something came after that
+	received  uint64           // packets that had come then
 	pipelines bool             // the peer serves them
 }
 

@@ -31,8 +31,10 @@ const (
 	tick = time.Second
 	// lossPause is how soon it looks when a link with a wanted peer was lost.
 	lossPause = 50 * time.Millisecond
-	// probeTimeout is how long a link may take to answer a probe before it counts as dead.
-	probeTimeout = 5 * time.Second
+	// probeTimeout is how long a link may take to answer a probe before it counts as dead; movingTimeout is for one whose path can
+	// change (PA7). What comes from the peer meanwhile is as good as an answer, which may have to wait for much that was lost.
+	probeTimeout  = 5 * time.Second
+	movingTimeout = 10 * time.Second
 	// sleptFor is a gap between two ticks that says that the machine has slept.
 	sleptFor = 10 * tick
 	// maxKeeping bounds the keeper's own dials at a time.
@@ -176,9 +178,35 @@ func (r *Router) networkChanged(why string) {
 // probe asks the peer for a sign of life, with mu held.
 func (l *link) probe() {
 	if l.control.greeted && l.control.asked.IsZero() {
-		l.control.asked = time.Now()
+		l.control.asked, l.control.received = time.Now(), l.received()
 		l.say(appendControl(nil, controlPing, 0, 0, 0, 0, 0, 0, 0, 0))
 	}
+}
+
+// received returns how many packets have come on a link whose path can change; 0 if it cannot.
+func (l *link) received() uint64 {
+	m, ok := l.conn.(transport.Migrator)
+	if !ok {
+		return 0
+	}
+	_, n := m.Packets()
+	return n
+}
+
+// dead reports whether a link has not answered a probe for long, with mu held.
+func (l *link) dead(now time.Time) bool {
+	c := &l.control
+	if c.asked.IsZero() {
+		return false
+	}
+	if n := l.received(); n != c.received {
+		c.asked, c.received = now, n
+	}
+	timeout := probeTimeout
+	if _, ok := l.conn.(transport.Migrator); ok {
+		timeout = movingTimeout
+	}
+	return now.Sub(c.asked) > timeout
 }
 
 // keepLink looks after a link, with mu held.
@@ -187,10 +215,9 @@ func (r *Router) keepLink(rt *route, l *link, now time.Time) {
 	if idle == 0 {
 		idle = 5 * time.Minute
 	}
-	c := &l.control
 	switch {
 	case l.closing || l.ended:
-	case !c.asked.IsZero() && now.Sub(c.asked) > probeTimeout:
+	case l.dead(now):
 		l.closing = true
 		r.closeLink(l, transport.CodeTimeout, "it gave no sign of life")
 	case l.consent && l.active == 0 && now.Sub(l.pledged) > stalePledge:

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,11 +17,12 @@ import (
 // node is a router that can be stopped and started anew, over a network in memory, with its key and its address.
 type node struct {
 	*Router
-	key     identity.Key
-	network *mem.Network
-	at      transport.Addr
-	tr      *mem.Transport
-	done    chan struct{}
+	key      identity.Key
+	network  *mem.Network
+	at       transport.Addr
+	tr       *mem.Transport
+	done     chan struct{}
+	accepted func(transport.Conn) transport.Conn // nil: as it is
 }
 
 func newNode(t *testing.T, network *mem.Network, change func(*Config)) *node {
@@ -51,6 +53,9 @@ func (n *node) start(t *testing.T, change func(*Config)) {
 			c, err := l.Accept(context.Background())
 			if err != nil {
 				return
+			}
+			if n.accepted != nil {
+				c = n.accepted(c)
 			}
 			r.Accept(c)
 		}
@@ -203,6 +208,51 @@ func TestLinksAreBounded(t *testing.T) {
 			if len(linksOf(hub.Router, n.ID())) != 1 {
 				t.Error("the newest link has given way")
 			}
+		}
+	})
+}
+
+// moving is a connection whose path can change.
+type moving struct {
+	transport.Conn
+	transport.Migrator
+	received atomic.Uint64
+}
+
+func (c *moving) Packets() (sent, received uint64) { return 0, c.received.Load() }
+
+// The link stays if the answer alone is missing; then it is closed after as long as there may be no path.
+func TestProbeOfMoving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := new(mem.Network)
+		a, b := newNode(t, network, nil), newNode(t, network, nil)
+		conns := make(chan *moving, 10)
+		a.accepted = func(c transport.Conn) transport.Conn {
+			m := &moving{Conn: c}
+			conns <- m
+			return m
+		}
+		b.add(t, a)
+		c := <-conns
+		b.mu.Lock()
+		for _, l := range b.routes[a.ID()].links {
+			l.control.writing = true // it says nothing any more
+		}
+		b.mu.Unlock()
+		a.mu.Lock()
+		a.keeper.last = a.keeper.last.Add(-time.Minute) // as after a sleep
+		a.mu.Unlock()
+		for range 2 * movingTimeout / tick {
+			time.Sleep(tick)
+			c.received.Add(1)
+		}
+		time.Sleep(movingTimeout - tick)
+		if c.Context().Err() != nil {
+			t.Errorf("a link on which packets come was closed: %v", context.Cause(c.Context()))
+		}
+		time.Sleep(5 * tick)
+		if err := context.Cause(c.Context()); !errors.Is(err, transport.CodeTimeout) {
+			t.Errorf("a link that is silent: got %v, want CodeTimeout", err)
 		}
 	})
 }
