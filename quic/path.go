@@ -44,17 +44,19 @@ type route struct {
 	moving chan struct{} // holds a token while a migration is under way
 
 	// The rest belongs to whoever holds the token.
-	sides   [3]*side    // made as they are needed
-	active  int         // the one in use, plus 1; 0: the path dialled
-	standby int         // the one that is kept to move to at once, plus 1; 0: none
-	renewal *time.Timer // looks whether the path in use must be taken anew; nil before the first move
-	unheard uint64      // packets that had been received when it was taken
+	sides   [3]*side               // made as they are needed
+	active  int                    // the one in use, plus 1; 0: the path dialled
+	standby int                    // the one that is kept to move to at once, plus 1; 0: none
+	renewal *time.Timer            // looks whether the path in use must be taken anew; nil before the first flip
+	taken   quicgo.ConnectionStats // as they were when it was
 	pause   time.Duration
 }
 
 const (
-	// renewAfter is how long after a move the renewal looks first. It looks that often until something comes, then half as often each time.
+	// renewAfter is how long after a flip the renewal looks first, twice as long after each renewal, and renewEvery how often it
+	// does while nothing comes.
 	renewAfter = 100 * time.Millisecond
+	renewEvery = 20 * time.Millisecond
 	// initialRTT is what quic-go takes for the round-trip time of a path on which nothing was acknowledged yet.
 	initialRTT = 100 * time.Millisecond
 )
@@ -231,12 +233,6 @@ func (c *Conn) moved(place int) {
 	r.active = place
 	r.dialled.Store(r.sides[place-1].to.Load())
 	c.wake()
-	r.unheard, r.pause = c.quic.ConnectionStats().PacketsReceived, renewAfter
-	if r.renewal == nil {
-		r.renewal = time.AfterFunc(r.pause, c.renew)
-	} else {
-		r.renewal.Reset(r.pause)
-	}
 }
 
 // wake makes quic-go take a path that it was told to switch to: it does when its loop runs next. Closing a path, here one that is
@@ -248,9 +244,9 @@ func (c *Conn) wake() {
 	}
 }
 
-// renew takes the path in use anew if the peer is heard after a move but has acknowledged nothing. Then what was sent at the move
-// went nowhere, since no path carried anything. It would count as under way until quic-go's time-out, which is long by then, and
-// would slow the connection down; on a path that is taken anew all that is lost is sent again at once (RFC 9000, section 9.4).
+// renew takes the path in use anew if the peer is heard after a flip, but not what was sent at the flip: no path carried anything
+// then. quic-go would learn of that only by its time-out, which is long by then, and takes it for a sign that the path is crowded.
+// On a path that is taken anew all is sent again at once, and as fast as on a new one (RFC 9000, section 9.4).
 func (c *Conn) renew() {
 	r := &c.route
 	select {
@@ -262,16 +258,20 @@ func (c *Conn) renew() {
 	if c.ctx.Err() != nil {
 		return
 	}
-	stats := c.quic.ConnectionStats()
-	if stats.MeanDeviation != 0 || stats.LatestRTT != initialRTT {
-		return // something was acknowledged
-	}
-	if received := stats.PacketsReceived; received != r.unheard && r.sides[r.active-1].path.Switch() == nil {
-		c.wake()
-		r.unheard = received
+	now, next := c.quic.ConnectionStats(), renewEvery
+	if now.PacketsReceived != r.taken.PacketsReceived {
+		acknowledged := now.MeanDeviation != 0 || now.LatestRTT != initialRTT
+		if acknowledged && 2*(now.PacketsLost-r.taken.PacketsLost) <= now.PacketsSent-r.taken.PacketsSent {
+			return
+		}
+		if r.sides[r.active-1].path.Switch() == nil {
+			c.wake()
+		}
+		r.taken = now
 		r.pause *= 2 // the peer may be that far away
+		next = r.pause
 	}
-	r.renewal.Reset(r.pause)
+	r.renewal.Reset(next)
 }
 
 // Standby implements [transport.Migrator]. It opens a path by the tunnel beside the one in use, and returns when the peer has
@@ -313,6 +313,12 @@ func (c *Conn) Flip() error {
 	left := r.active
 	c.moved(r.standby)
 	r.standby = left
+	r.taken, r.pause = c.quic.ConnectionStats(), renewAfter
+	if r.renewal == nil {
+		r.renewal = time.AfterFunc(r.pause, c.renew)
+	} else {
+		r.renewal.Reset(r.pause)
+	}
 	return nil
 }
 

@@ -23,13 +23,21 @@ import (
 // wire carries the packets of a tunnel in one direction: it loses some and swaps some.
 type wire struct {
 	dead   atomic.Bool
-	loss   int // one in so many; 0: none
-	queue  chan []byte
+	delay  atomic.Int64 // of each packet, in nanoseconds
+	loss   int          // one in so many; 0: none
+	queue  chan late
 	passed atomic.Int64
 	most   atomic.Int64 // the size of the largest packet
 }
 
-func newWire(loss int) *wire { return &wire{loss: loss, queue: make(chan []byte, 256)} }
+// late is a packet on its way.
+type late struct {
+	data []byte
+	due  time.Time
+	to   netip.AddrPort
+}
+
+func newWire(loss int) *wire { return &wire{loss: loss, queue: make(chan late, 256)} }
 
 func (w *wire) send(p []byte) error {
 	w.most.Store(max(w.most.Load(), int64(len(p))))
@@ -37,7 +45,7 @@ func (w *wire) send(p []byte) error {
 		return nil
 	}
 	select {
-	case w.queue <- bytes.Clone(p):
+	case w.queue <- late{data: bytes.Clone(p), due: time.Now().Add(time.Duration(w.delay.Load()))}:
 		w.passed.Add(1)
 		return nil
 	default:
@@ -50,7 +58,9 @@ func (w *wire) run(ctx context.Context, to *Tunnel) {
 	var kept []byte
 	for {
 		select {
-		case p := <-w.queue:
+		case l := <-w.queue:
+			time.Sleep(time.Until(l.due))
+			p := l.data
 			switch {
 			case w.loss > 0 && kept == nil && rand.IntN(w.loss) == 0:
 				kept = p
@@ -546,19 +556,29 @@ func TestInlet(t *testing.T) {
 	}
 }
 
-// thirdParty returns an address by which the two reach each other directly, until cut.
-func (r *relayed) thirdParty(t *testing.T) (addr netip.AddrPort, cut *atomic.Bool) {
+// thirdParty returns an address by which the two reach each other directly, until cut. It takes its time with each packet.
+func (r *relayed) thirdParty(t *testing.T, delay time.Duration) (addr netip.AddrPort, cut *atomic.Bool) {
 	nat, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cut = new(atomic.Bool)
+	under := make(chan late, 1<<14)
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
 		nat.Close()
 		wg.Wait()
 	})
 	wg.Go(func() {
+		for p := range under {
+			time.Sleep(time.Until(p.due))
+			if !cut.Load() {
+				nat.WriteToUDPAddrPort(p.data, p.to)
+			}
+		}
+	})
+	wg.Go(func() {
+		defer close(under)
 		b := make([]byte, 2048)
 		for {
 			n, from, err := nat.ReadFromUDPAddrPort(b)
@@ -569,8 +589,9 @@ func (r *relayed) thirdParty(t *testing.T) (addr netip.AddrPort, cut *atomic.Boo
 			if from == to {
 				to = r.direct(1)
 			}
-			if !cut.Load() {
-				nat.WriteToUDPAddrPort(b[:n], to)
+			select {
+			case under <- late{bytes.Clone(b[:n]), time.Now().Add(delay), to}:
+			default: // it loses what is too much
 			}
 		}
 	})
@@ -581,7 +602,10 @@ func (r *relayed) thirdParty(t *testing.T) (addr netip.AddrPort, cut *atomic.Boo
 // seldom; when a path carries again all must go on nevertheless, in both directions.
 func TestFlipDown(t *testing.T) {
 	r := newRelayed(t, 0, nil)
-	nat, cut := r.thirdParty(t)
+	const delay = 25 * time.Millisecond
+	r.up.delay.Store(int64(delay))
+	r.down.delay.Store(int64(delay))
+	nat, cut := r.thirdParty(t, delay)
 	ctx := newContext(t)
 	a, err := r.client.OpenStream(ctx)
 	if err != nil {
@@ -609,26 +633,32 @@ func TestFlipDown(t *testing.T) {
 	if err := errors.Join(r.client.Migrate(ctx, nat), r.client.Standby(ctx, r.tunnels[0])); err != nil {
 		t.Fatal(err)
 	}
-	for round := range 3 {
-		cut.Store(true)
-		r.setDead(true)
-		time.Sleep(time.Second)
-		for range 5 {
-			time.Sleep(100 * time.Millisecond)
-			if err := r.client.Flip(); err != nil {
-				t.Error(err)
-			}
-		}
-		time.Sleep(time.Duration(round) * 40 * time.Millisecond)
-		cut.Store(false)
-		r.setDead(false)
-		began := time.Now()
-		for i := range got {
-			now := got[i].Load()
-			waitFor(t, "more bytes", func() bool { return got[i].Load() > now+1<<20 })
-			t.Logf("round %d, side %d: after %v", round, i, time.Since(began))
+	more := func(i int, n int64) {
+		now := got[i].Load()
+		waitFor(t, "more bytes", func() bool { return got[i].Load() >= now+n })
+	}
+	more(1, 20<<20) // until much is under way
+	cut.Store(true)
+	r.setDead(true)
+	for range 4 {
+		time.Sleep(300 * time.Millisecond) // as a node would
+		if err := r.client.Flip(); err != nil {
+			t.Fatal(err)
 		}
 	}
+	time.Sleep(200 * time.Millisecond) // what was sent at the flip is lost
+	cut.Store(false)
+	r.setDead(false)
+	began := time.Now()
+	for i := range got {
+		more(i, 2<<20)
+		t.Logf("side %d has got 2 MB more %v later", i, time.Since(began))
+	}
+	r.client.route.moving <- struct{}{}
+	if r.client.route.pause == renewAfter {
+		t.Error("the path was not taken anew")
+	}
+	<-r.client.route.moving
 }
 
 // TestFlip cuts the path in use while it is full, which Migrate does not get away from, and back, and both.
@@ -641,7 +671,7 @@ func TestFlip(t *testing.T) {
 	if err := r.server.Standby(newContext(t), r.tunnels[1]); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Standby of the accepting side: %v", err)
 	}
-	nat, cut := r.thirdParty(t)
+	nat, cut := r.thirdParty(t, 0)
 	flow(t, r.client, r.server, size, func(got *atomic.Int64) {
 		more := func() {
 			now := got.Load()
